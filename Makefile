@@ -74,8 +74,8 @@ OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py \
   tests/flows/batch/test_workbooks.py tests/flows/media/test_repaired_http.py tests/flows/media/test_resumed_downloads.py \
   tests/flows/media/test_images.py tests/flows/media/test_videos.py \
   tests/deployments/gallery/test_gateway.py \
-  $(addprefix tests/blocks/test_uploads.py::,test_a_file_is_created_once_and_never_overwritten \
-    test_an_upload_whose_reply_is_lost_is_no_answer_and_the_object_is_written) \
+  $(addprefix tests/blocks/test_uploads.py::,test_file_is_created_once_and_never_overwritten \
+    test_lost_upload_reply_raises_store_unavailable_though_the_object_is_written) \
   $(addprefix tests/flows/test_generate_video.py::,test_a_video_from_text_ends_whole_in_the_archive \
     test_a_video_from_an_image_checks_the_image_before_paying \
     test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rerun \
@@ -87,7 +87,7 @@ test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that p
 	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --require-hashes -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -r requirements-oldest.txt
 	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
-	@$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -k "not own_seaweedfs" \
+	@$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -k "not seaweedfs_server" \
 	  $(OLDEST_TESTS)
 
 attack: $(STAMP) ## crash it at every point, stop its servers, feed it junk: two hours

@@ -1,4 +1,4 @@
-"""Replies that Hypothesis makes up: near-valid envelopes, pages, junk, with secrets in them, and bytes on the wire."""
+"""Hypothesis strategies for replies: near-valid envelopes, pages and junk, with secrets in them, and raw bytes."""
 
 import hashlib
 import json
@@ -8,30 +8,30 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from .oracle import NOES
+from .oracle import REJECTION_CODES
 
 TELLTALES: Final = tuple(hashlib.sha256(name).hexdigest()[:10] for name in (b"key", b"signature", b"token"))
-"""What must be in no text: of the API key, of a signature, of a callback's token. Computed, for Hypothesis also tries
-the texts that it finds in this file, and alone they are no secret."""
+"""What must not appear in any text: a part of the API key, of a signature, of a callback's token. Computed, because
+Hypothesis also tries the literals that it finds in this file, and on their own they are not secrets."""
 KEY: Final = f"sk/{TELLTALES[0]}+AB=="
 SIGNED: Final = f"https://files.example.com/v.mp4?X-Amz-Signature={TELLTALES[1]}&b=2"
 CALLBACK: Final = f"https://callbacks.example.com/apixo/kite/{TELLTALES[2]}"
 
-WHOLE: Final = (
+WHOLE_SECRETS: Final = (
     re.compile(rf"sk\\*(/|%2[fF]){TELLTALES[0]}(\+|%2[bB])AB(==|%3[dD]%3[dD])"),
     re.compile(rf"https?(:|%3a)[^\s\"<>?]{{0,40}}(\?|%3f|\\+u003f)X-Amz-Signature(=|%3d){TELLTALES[1]}", re.IGNORECASE),
     re.compile(re.escape(CALLBACK)),
 )
-"""How whole secrets look. A part of one, left by a cut, cannot be known again."""
+"""What complete secrets look like. A fragment left by a cut cannot be recognized."""
 
 
 def secrets_in(content: bytes) -> list[str]:
-    """What must not be shown of a reply: each telltale that it holds as a part of a whole secret, and nowhere else."""
+    """What must not be shown of a reply: each telltale that occurs in it only as part of a complete secret."""
     body = re.split(rb"\r?\n\r?\n", content, maxsplit=1)[-1]
     readings = [content.decode("latin-1"), body.decode(json.detect_encoding(body), "replace")]
     held = [
         (telltale, [telltale in whole.sub("", text) for text in readings if telltale in text])
-        for telltale, whole in zip(TELLTALES, WHOLE, strict=True)
+        for telltale, whole in zip(TELLTALES, WHOLE_SECRETS, strict=True)
     ]
     return [telltale for telltale, bare in held if bare and not any(bare)]
 
@@ -57,13 +57,13 @@ values = st.recursive(
 task_names = st.sampled_from(["taskId", "taskId", "taskid", "TaskID", "task_id"])
 codes = st.sampled_from([200, 200, 400, 401, 429, 500, 0, -400, 4000, "200", "400", 400.0, True, None]) | values
 tasks = st.sampled_from(["task_1", " task_1 ", "", "null", 12345678, None, "x" * 201]) | values
-addresses = st.lists(
+url_lists = st.lists(
     st.sampled_from([SIGNED, "https://files.example.com/2.mp4", "", "  ", 7, None]) | values, max_size=3
 )
 results = (
     st.sampled_from(["{", "null", "[]", '{"resultUrls": {}}', "", '{"resultUrls": [', "NaN", "[" * 100_000])
-    | addresses.map(lambda urls: json.dumps({"resultUrls": urls}))
-    | addresses.map(lambda urls: {"resultUrls": urls})
+    | url_lists.map(lambda urls: json.dumps({"resultUrls": urls}))
+    | url_lists.map(lambda urls: {"resultUrls": urls})
     | values.map(json.dumps)
     | values
 )
@@ -93,25 +93,25 @@ fields = st.lists(
     | st.tuples(st.text(max_size=8), values),
     max_size=6,
 )
-good = st.tuples(st.sampled_from([200, 200, *sorted(NOES), 500]), texts, datas).map(
+good = st.tuples(st.sampled_from([200, 200, *sorted(REJECTION_CODES), 500]), texts, datas).map(
     lambda parts: list(zip(("code", "message", "data"), parts, strict=True))
 )
 
 
-def spell(pairs: list[tuple[str, Any]]) -> str:
-    """An object as JSON, with names that come twice."""
+def to_json(pairs: list[tuple[str, Any]]) -> str:
+    """An object as JSON, with duplicate names."""
     return "{" + ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in pairs) + "}"
 
 
 def escaped(text: str) -> str:
-    """The same JSON, with some letters spelled as \\u0041."""
+    """The same JSON, with some characters escaped as in \\u0041."""
     return text.replace("Id", "\\u0049d").replace("?", "\\u003f")
 
 
 @st.composite
 def envelopes(draw: st.DrawFn) -> bytes:
-    """A near-valid envelope, and what the way here may have made of it."""
-    text = spell(draw(good | fields))
+    """A near-valid envelope, possibly damaged in transit."""
+    text = to_json(draw(good | fields))
     how = draw(
         st.sampled_from(["as it is"] * 5 + ["escaped", "utf-16", "bom", "cut", "twice", "wrapped", "deep", "mutated"])
     )
@@ -123,7 +123,7 @@ def envelopes(draw: st.DrawFn) -> bytes:
         case "cut":
             text = text[: draw(st.integers(0, len(text)))]
         case "twice":
-            text += spell(draw(good))
+            text += to_json(draw(good))
         case "wrapped":
             text = f"[{text}]"
         case "deep":
@@ -135,7 +135,7 @@ def envelopes(draw: st.DrawFn) -> bytes:
 
 
 def mutated(draw: st.DrawFn, content: bytes) -> bytes:
-    """A few bytes of it left out, doubled or replaced, also by what is no UTF-8."""
+    """The content with a few bytes left out, doubled or replaced, also with invalid UTF-8."""
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, len(content)))
         end = draw(st.integers(begin, min(begin + 8, len(content))))
@@ -155,16 +155,16 @@ dates = st.sampled_from(
     ["Fri, 31 Dec 9999 23:59:59 GMT", "Wed, 21 Oct 2015 07:28:00 -0000", "Mon, 32 Jan 2026 99:00:00 +9999"]
 )
 waits = st.sampled_from(["1", "-1", "1e309", "nan", "١٢", "9" * 5000, "0x10"]) | dates | st.text(max_size=20)
-places = st.sampled_from(["https:\\/\\/h.example\\/v", "https:v", "http://[", "//", "\x80", "", SIGNED, "/again"])
+locations = st.sampled_from(["https:\\/\\/h.example\\/v", "https:v", "http://[", "//", "\x80", "", SIGNED, "/again"])
 headers = st.dictionaries(
     st.sampled_from(["retry-after", "retry-after-ms", "set-cookie", "content-type", "x-echo"]),
     waits | texts,
     max_size=4,
-) | st.fixed_dictionaries({"location": places | texts})
+) | st.fixed_dictionaries({"location": locations | texts})
 encodings = st.sampled_from([None] * 8 + ["gzip", "deflate", "br", "zstd", "identity", "rot13", "gzip, gzip"])
 
 
-lines = st.sampled_from(
+status_lines = st.sampled_from(
     [
         b"HTTP/1.1 200 OK", b"HTTP/1.1 400 Bad Request", b"HTTP/1.1 429", b"HTTP/1.0 200 OK", b"HTTP/1.1 100 Continue",
         b"HTTP/1.1 101 Switching Protocols", b"HTTP/1.1 999 -", b"HTTP/2 200", b"ICY 200 OK", KEY.encode(),
@@ -185,6 +185,6 @@ wire_headers = st.lists(
     max_size=4,
 )  # fmt: skip
 chunks = st.sampled_from([b"", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"ffffffffffffffffffff\r\n", b"5\r\nhel"])
-wires = st.binary(max_size=200) | st.tuples(lines, wire_headers, envelopes() | chunks | st.binary(max_size=40)).map(
-    lambda parts: b"\r\n".join([parts[0], *parts[1], b"", b""]) + parts[2]
-)
+raw_replies = st.binary(max_size=200) | st.tuples(
+    status_lines, wire_headers, envelopes() | chunks | st.binary(max_size=40)
+).map(lambda parts: b"\r\n".join([parts[0], *parts[1], b"", b""]) + parts[2])

@@ -1,4 +1,4 @@
-"""The free calls: the state of a task, repeated where that can help, and the balance."""
+"""The free calls: the state of a task, with retries where they can help, and the balance."""
 
 import asyncio
 from decimal import Decimal
@@ -20,7 +20,7 @@ from apixo import (
 )
 from deployments.sandbox import Fault, SandboxServer
 
-from .conftest import KITE, Connect, Naps
+from .conftest import KITE, MakeClient, SleepRecorder
 from .wire import Answer, cut, envelope, hang, http, reply, reset, serving
 
 PENDING = reply(http(200, envelope({"taskId": "task_1", "state": "pending"})))
@@ -43,59 +43,65 @@ def failed(code: str) -> Answer:
         "other_task",
     ],
 )  # fmt: skip
-async def test_a_transient_answer_is_asked_for_again(
-    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str
+async def test_transient_status_reply_is_retried(
+    realtime_sandbox: SandboxServer, make_client: MakeClient, sleeps: SleepRecorder, kind: str
 ) -> None:
-    client = own_connect(own_sandbox.base_url)
+    client = make_client(realtime_sandbox.base_url)
     task_id = await client.submit_once(KITE)
-    own_sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": 2}))
+    realtime_sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": 2}))
     assert (await client.status(task_id)).task_id == task_id
-    assert len(own_sandbox.record.statuses(task_id)) == 3
-    assert own_naps == [1.5, 3.0]
+    assert len(realtime_sandbox.record.statuses(task_id)) == 3
+    assert sleeps == [1.5, 3.0]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("http_401", AuthenticationError), ("task_unknown", BadRequestError)])
-async def test_a_no_that_stays_is_not_asked_again(
-    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str, expected: type[ApixoError]
+async def test_permanent_rejection_is_not_retried(
+    realtime_sandbox: SandboxServer,
+    make_client: MakeClient,
+    sleeps: SleepRecorder,
+    kind: str,
+    expected: type[ApixoError],
 ) -> None:
-    own_sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    realtime_sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
     with pytest.raises(expected) as raised:
-        await own_connect(own_sandbox.base_url).status("task_1")
+        await make_client(realtime_sandbox.base_url).status("task_1")
     assert raised.value.task_id == "task_1"
-    assert len(own_sandbox.record.statuses()) == 1
-    assert own_naps == []
+    assert len(realtime_sandbox.record.statuses()) == 1
+    assert sleeps == []
 
 
-async def test_a_fault_that_stays_comes_out_in_the_end(own_connect: Connect, own_naps: Naps) -> None:
+async def test_persistent_fault_is_raised_after_max_tries(make_client: MakeClient, sleeps: SleepRecorder) -> None:
     async with serving(reset) as server:
         with pytest.raises(NoReplyError) as raised:
-            await own_connect(server.url).status("task_1")
+            await make_client(server.url).status("task_1")
         assert raised.value.task_id == "task_1"
         assert len(server.requests) == 3
-    assert len(own_naps) == 2
+    assert len(sleeps) == 2
 
 
-async def test_a_kept_connection_that_has_died_costs_one_more_question(own_connect: Connect) -> None:
+async def test_dead_kept_alive_connection_costs_one_extra_request(make_client: MakeClient) -> None:
     async with serving(PENDING, cut(), PENDING) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         await client.status("task_1")
         await client.status("task_1")
         assert len(server.requests) == 3
 
 
-async def test_an_unknown_state_is_an_answer(own_sandbox: SandboxServer, own_connect: Connect) -> None:
-    client = own_connect(own_sandbox.base_url)
+async def test_unknown_state_is_returned_and_not_retried(
+    realtime_sandbox: SandboxServer, make_client: MakeClient
+) -> None:
+    client = make_client(realtime_sandbox.base_url)
     task_id = await client.submit_once(KITE)
-    own_sandbox.faults.add(Fault(call="status", kind="unknown_state"))
+    realtime_sandbox.faults.add(Fault(call="status", kind="unknown_state"))
     status = await client.status(task_id)
     assert (type(status), status.state) == (UnknownState, "queued_v2")
     assert isinstance(await client.status(task_id), Pending)
 
 
 @pytest.mark.parametrize("task_id", ["task_1", "a b&c=d", "täsk", "../../x?y#z"])
-async def test_the_task_id_arrives_as_it_is(own_connect: Connect, task_id: str) -> None:
+async def test_task_id_reaches_the_server_unchanged(make_client: MakeClient, task_id: str) -> None:
     async with serving(reply(http(200, envelope({"taskId": task_id, "state": "pending"})))) as server:
-        await own_connect(server.url + "/prefix").status(task_id)
+        await make_client(server.url + "/prefix").status(task_id)
         method, target, _ = server.lines()[0].split(" ")
         assert method == "GET"
         assert urlsplit(target).path == "/prefix/api/v1/statusTask/sora-2"
@@ -103,14 +109,14 @@ async def test_the_task_id_arrives_as_it_is(own_connect: Connect, task_id: str) 
 
 
 @pytest.mark.parametrize("read_timeout_seconds", [0.1])
-async def test_silence_ends_a_question(own_connect: Connect, read_timeout_seconds: float) -> None:
+async def test_silent_server_times_out_a_status_request(make_client: MakeClient, read_timeout_seconds: float) -> None:
     async with serving(hang) as server:
-        client = own_connect(server.url, read_timeout_seconds=read_timeout_seconds)
+        client = make_client(server.url, read_timeout_seconds=read_timeout_seconds)
         with pytest.raises(NoReplyError):
             await client.status_once("task_1")
 
 
-async def test_a_trickle_ends_a_question(own_connect: Connect) -> None:
+async def test_trickling_headers_time_out_a_status_request(make_client: MakeClient) -> None:
     async def drip(exchange: Any) -> None:
         while True:
             await exchange.send(b"HTTP/1.1 200 OK\r\n" if not exchange.body else b"x: y\r\n")
@@ -119,30 +125,32 @@ async def test_a_trickle_ends_a_question(own_connect: Connect) -> None:
 
     async with serving(drip) as server:
         with pytest.raises(NoReplyError, match="task_1"):
-            await own_connect(server.url, read_timeout_seconds=0.1).status_once("task_1")
+            await make_client(server.url, read_timeout_seconds=0.1).status_once("task_1")
 
 
-async def test_waiting_ends_with_the_result(own_connect: Connect, own_naps: Naps) -> None:
+async def test_wait_for_end_polls_through_errors_until_the_result(
+    make_client: MakeClient, sleeps: SleepRecorder
+) -> None:
     async with serving(PENDING, reset, reply(http(429, retry_after="30")), DONE) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         status = await wait_for_end(
-            lambda: client.status_once("task_1"), task_id="task_1", sleep=own_naps, rng=lambda: 0.5
+            lambda: client.status_once("task_1"), task_id="task_1", sleep=sleeps, rng=lambda: 0.5
         )
         assert isinstance(status, Succeeded)
         assert status.result_urls == ("https://x.example/v",)
         assert len(server.requests) == 4
-    assert own_naps == [180, 10, 10, 30]
+    assert sleeps == [180, 10, 10, 30]
 
 
 @pytest.mark.parametrize("data", [74.87, 0, 12])
-async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -> None:
+async def test_balance_is_read_from_a_bare_number(data: float, make_client: MakeClient) -> None:
     async with serving(reply(http(200, envelope(data)))) as server:
-        assert await own_connect(server.url).balance_once() == Decimal(str(data))
+        assert await make_client(server.url).balance_once() == Decimal(str(data))
         assert server.lines() == ["GET /api/v1/apikeys/current-balance HTTP/1.1"]
 
 
 @pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}, [1]])
-async def test_a_balance_that_is_no_number_is_an_error(data: Any, own_connect: Connect) -> None:
+async def test_balance_that_is_not_a_number_raises_error(data: Any, make_client: MakeClient) -> None:
     async with serving(reply(http(200, envelope(data)))) as server:
         with pytest.raises(UnexpectedReplyError, match="no balance"):
-            await own_connect(server.url).balance_once()
+            await make_client(server.url).balance_once()

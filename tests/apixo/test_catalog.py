@@ -1,4 +1,4 @@
-"""What each model takes: checked before anything is paid, and sent in the model's own words."""
+"""What each model accepts: checked before anything is paid for, and sent with the model's own names and values."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from apixo.catalog import ImageFormat, VideoModel, one_of, shape_of
 from apixo.video_request import STORED
 from deployments.sandbox.request_body import InvalidInputError, read_request
 
-from .conftest import Connect
+from .conftest import MakeClient
 from .wire import envelope, http, reply, serving
 
 IMAGE = "https://example.com/start.jpg"
 SOUND = {"sound": True}
 REFERENCE = {"generationType": "REFERENCE_2_VIDEO"}
 
-REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+REJECTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "sora-2-pro", "duration": 5}, ["duration", "4, 8 or 12 with sora-2-pro", "the nearest is 4"]),
     ({"model": "sora-2-pro", "aspect_ratio": "4:3"}, ["aspect_ratio", "landscape or portrait with sora-2-pro"]),
     ({"model": "sora-2-pro", "options": {"size": "1*1"}}, ["options.size", "1280*720, 720*1280"]),
@@ -93,26 +93,26 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "words"), REFUSALS, ids=[str(fields)[:60] for fields, _ in REFUSALS])
-def test_a_refusal_has_the_words_of_the_model(fields: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValidationError) as refused:
+@pytest.mark.parametrize(("fields", "words"), REJECTIONS, ids=[str(fields)[:60] for fields, _ in REJECTIONS])
+def test_rejection_names_the_field_and_the_values_the_model_allows(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as raised:
         VideoRequest.model_validate({"prompt": "A kite"} | fields)
-    assert [word for word in words if word not in str(refused.value)] == []
+    assert [word for word in words if word not in str(raised.value)] == []
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(ValidationError) as refused:
+def test_all_invalid_fields_are_reported_at_once() -> None:
+    with pytest.raises(ValidationError) as raised:
         VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 4, "aspect_ratio": "4:3"})
-    wrong = [".".join(map(str, error["loc"])) for error in refused.value.errors()]
+    wrong = [".".join(map(str, error["loc"])) for error in raised.value.errors()]
     assert wrong == ["duration", "aspect_ratio", "options.sound"]
 
 
 @pytest.mark.parametrize("secret", ["https://me:hunter2@example.com/a.jpg", "me:hunter2@x"])
-def test_no_refusal_repeats_what_may_be_a_secret(secret: str) -> None:
+def test_rejections_do_not_repeat_possible_secrets(secret: str) -> None:
     for fields in ({"mode": secret}, {"aspect_ratio": secret[:40]}, {"options": {secret: secret}}, {"tags": [secret]}):
-        with pytest.raises(ValidationError) as refused:
+        with pytest.raises(ValidationError) as raised:
             VideoRequest.model_validate({"prompt": "A kite", "fallback_models": ["kling-3-0-turbo"]} | fields)
-        assert "hunter2" not in str(refused.value)
+        assert "hunter2" not in str(raised.value)
 
 
 INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
@@ -189,7 +189,7 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
 
 
 @pytest.mark.parametrize(("fields", "sent", "seconds", "shape"), INPUTS, ids=[str(row[0])[:60] for row in INPUTS])
-def test_common_words_become_those_of_the_model(
+def test_common_fields_are_translated_for_each_model(
     fields: dict[str, Any], sent: dict[str, Any], seconds: int | None, shape: str | None
 ) -> None:
     request = VideoRequest.model_validate({"prompt": "A kite"} | fields)
@@ -199,8 +199,8 @@ def test_common_words_become_those_of_the_model(
 
 
 @pytest.mark.parametrize("name", catalog.models())
-def test_every_model_of_the_catalog_can_be_asked(name: str) -> None:
-    """With nothing but what it requires, in each of its modes; and the sandbox takes what is sent."""
+def test_every_catalog_model_and_mode_can_be_requested(name: str) -> None:
+    """In each of its modes, with nothing but what it requires. The sandbox accepts what is sent."""
     model = catalog.models()[name]
     assert model.source.endswith(".")
     for mode, limits in model.modes.items():
@@ -215,7 +215,7 @@ def test_every_model_of_the_catalog_can_be_asked(name: str) -> None:
         read_request(name, json.dumps(request.body()).encode())
 
 
-def test_the_sandbox_reads_a_body_as_strictly_as_the_catalog() -> None:
+def test_sandbox_validates_bodies_as_strictly_as_the_catalog() -> None:
     body = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND).body()
     for changed in ({"duration": 4}, {"duration": "5"}, {"aspect_ratio": "landscape"}, {"sound": 1}, {"mode": "x"}):
         with pytest.raises(InvalidInputError, match=f"Invalid parameters: input.{next(iter(changed))}"):
@@ -228,8 +228,10 @@ CATALOG = """{
 }"""
 
 
-def test_a_catalog_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "models.json").write_text(CATALOG, encoding="utf-8-sig")  # as editors on Windows write it
+def test_custom_catalog_adds_models_and_overrides_built_in_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models.json").write_text(CATALOG, encoding="utf-8-sig")  # with a BOM, as editors on Windows write it
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     assert VideoRequest(prompt="A kite", model="kling-2-6").input()["duration"] == 20
     with pytest.raises(ValidationError, match="must be 2, 3 or 4 with future-1"):
@@ -241,8 +243,8 @@ def test_a_catalog_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch:
     assert schema["default"] == "sora-2"
 
 
-def future(**changed: Any) -> str:
-    """A catalog of one model, in which something is not as it should be."""
+def catalog_with(**changed: Any) -> str:
+    """A catalog with one model, some of whose fields are changed."""
     return json.dumps({"x": {"source": "?", "modes": {"a": {"images": [0, 1]}}} | changed})
 
 
@@ -254,29 +256,32 @@ def future(**changed: Any) -> str:
         ('{"a b": {}}', "a b"),
         ('{"x": {"source": "?", "modes": {}}}', "modes"),
         ('{"x": {"source": "?", "modes": {"a": {"images": [0, 0]}}, "price": 1}}', "price"),
-        # Each of these would be paid for otherwise than it was meant, or be polled without a pause, or never.
-        (future(durations="9-3"), "durations: a range of seconds goes from the lowest to the highest"),
-        (future(durations=[0]), "durations.0"),
-        (future(durations=[4], default_duration=9), "default_duration 9 is not one of its durations"),
-        (future(modes={"a": {"images": [2, 1]}}), "images: must be a minimum of 0 or more"),
-        (future(modes={"a": {"images": [-1, 1]}}), "images: must be a minimum of 0 or more"),
-        (future(prompt_characters=[10, 1]), "prompt_characters: must be a minimum of 0 or more"),
-        (future(image_side_pixels=[9, 2]), "image_side_pixels: must be a minimum of 0 or more"),
-        (future(image_formats=[]), "image_formats"),
-        (future(max_image_bytes=0), "max_image_bytes"),
-        (future(ratio_field="prompt", ratios={"landscape": "16:9"}), "prompt is a request field"),
-        (future(options={"duration": {"type": "integer"}}), "duration is a request field"),
-        (future(options_with_images={"image_urls": []}), "image_urls is a request field"),
-        (future(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
-        (future(options={"size": {"values": {"x": {"images": [3, 1]}}}}), "images: must be a minimum of 0 or more"),
-        (future(options={"size": {"allowed": ["x"], "values": {"X": {}}}}), "X is not one of its values"),
-        (future(options={"sound": {"type": "boolean", "values": {"yes": {}}}}), "yes is not one of its values"),
-        (future(first_wait_seconds=-5), "first_wait_seconds"),
-        (future(poll_interval_seconds=0), "poll_interval_seconds"),
-        (future(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
+        # Each of these would pay for something else than intended, or poll without a pause, or never poll.
+        (catalog_with(durations="9-3"), "durations: a range of seconds goes from the lowest to the highest"),
+        (catalog_with(durations=[0]), "durations.0"),
+        (catalog_with(durations=[4], default_duration=9), "default_duration 9 is not one of its durations"),
+        (catalog_with(modes={"a": {"images": [2, 1]}}), "images: must be a minimum of 0 or more"),
+        (catalog_with(modes={"a": {"images": [-1, 1]}}), "images: must be a minimum of 0 or more"),
+        (catalog_with(prompt_characters=[10, 1]), "prompt_characters: must be a minimum of 0 or more"),
+        (catalog_with(image_side_pixels=[9, 2]), "image_side_pixels: must be a minimum of 0 or more"),
+        (catalog_with(image_formats=[]), "image_formats"),
+        (catalog_with(max_image_bytes=0), "max_image_bytes"),
+        (catalog_with(ratio_field="prompt", ratios={"landscape": "16:9"}), "prompt is a request field"),
+        (catalog_with(options={"duration": {"type": "integer"}}), "duration is a request field"),
+        (catalog_with(options_with_images={"image_urls": []}), "image_urls is a request field"),
+        (catalog_with(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
+        (
+            catalog_with(options={"size": {"values": {"x": {"images": [3, 1]}}}}),
+            "images: must be a minimum of 0 or more",
+        ),
+        (catalog_with(options={"size": {"allowed": ["x"], "values": {"X": {}}}}), "X is not one of its values"),
+        (catalog_with(options={"sound": {"type": "boolean", "values": {"yes": {}}}}), "yes is not one of its values"),
+        (catalog_with(first_wait_seconds=-5), "first_wait_seconds"),
+        (catalog_with(poll_interval_seconds=0), "poll_interval_seconds"),
+        (catalog_with(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
     ],
 )
-def test_a_catalog_that_cannot_be_read_stops_requests_and_says_why(
+def test_invalid_catalog_stops_new_requests_with_the_reason(
     content: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
@@ -284,17 +289,15 @@ def test_a_catalog_that_cannot_be_read_stops_requests_and_says_why(
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     with pytest.raises(ValidationError, match=f"SORA_MODELS points to an invalid catalog .*{why}"):
         VideoRequest(prompt="A kite")
-    # What is paid already stays readable.
-    kept = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
-    assert kept.seconds == 5
+    # Requests that were already paid for stay readable.
+    stored = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
+    assert stored.seconds == 5
 
 
-def test_the_values_of_a_boolean_option_are_spelled_as_json_spells_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_of_a_boolean_option_are_spelled_as_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = {"type": "boolean", "values": {"true": {"modes": ["b"]}}}
     modes = {"a": {"images": [0, 1]}, "b": {"images": [0, 1]}}
-    (tmp_path / "models.json").write_text(future(modes=modes, options={"sound": sound}))
+    (tmp_path / "models.json").write_text(catalog_with(modes=modes, options={"sound": sound}))
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     for mode, on in (("a", False), ("b", True), ("b", False)):
         VideoRequest(prompt="A kite", model="x", mode=mode, options={"sound": on})
@@ -302,10 +305,10 @@ def test_the_values_of_a_boolean_option_are_spelled_as_json_spells_them(
         VideoRequest(prompt="A kite", model="x", mode="a", options={"sound": True})
 
 
-def test_a_stored_request_is_read_whatever_the_catalog_says_now() -> None:
+def test_stored_request_loads_whatever_the_current_catalog_says() -> None:
     fields = {"prompt": "A kite", "model": "kling-2-6", "duration": 7, "mode": "gone", "options": {"sund": 1}}
-    kept = VideoRequest.model_validate(fields, context=STORED)
-    assert (kept.seconds, kept.duration, kept.mode) == (7, 7, "gone")
+    stored = VideoRequest.model_validate(fields, context=STORED)
+    assert (stored.seconds, stored.duration, stored.mode) == (7, 7, "gone")
 
 
 @pytest.mark.parametrize(
@@ -326,13 +329,13 @@ def test_a_stored_request_is_read_whatever_the_catalog_says_now() -> None:
         ),
     ],
 )
-def test_a_fallback_model_is_sent_its_own_words(fields: dict[str, Any], model: str, sent: dict[str, Any]) -> None:
+def test_fallback_model_is_sent_its_own_field_values(fields: dict[str, Any], model: str, sent: dict[str, Any]) -> None:
     chain = [model, "seedance-1-5-pro"] if "options" in fields else [model]
     request = VideoRequest.model_validate({"prompt": "A kite", "fallback_models": chain} | fields)
     assert request.on(model).input() == {"prompt": "A kite"} | sent
 
 
-def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> None:
+def test_portrait_request_rejects_fallback_model_without_aspect_ratio() -> None:
     VideoRequest(prompt="A kite", model="grok-video", duration=6, fallback_models=["hailuo-2-3"])
     with pytest.raises(ValidationError, match="hailuo-2-3: aspect_ratio is not supported"):
         VideoRequest(
@@ -359,7 +362,7 @@ def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> 
         (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 250, 400), "at least 301 on each side"),
     ],
 )
-def test_an_image_is_what_each_model_that_may_get_it_takes(
+def test_image_limits_cover_every_model_that_may_receive_the_image(
     models: list[str], image: tuple[ImageFormat, int, int], words: str | None
 ) -> None:
     limits = VideoRequest(prompt="A kite", model=models[0], fallback_models=models[1:]).image_limits
@@ -368,13 +371,13 @@ def test_an_image_is_what_each_model_that_may_get_it_takes(
     assert words is None or (found is not None and words in found)
 
 
-def test_the_smallest_limit_of_bytes_counts() -> None:
+def test_image_byte_limit_is_the_smallest_of_all_models() -> None:
     assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_bytes == 20_000_000
     chained = VideoRequest(prompt="A kite", model="wan-2-5-video", duration=5, fallback_models=["kling-3-0-turbo"])
     assert chained.image_limits.max_bytes == 10_000_000
 
 
-def test_words_of_messages() -> None:
+def test_one_of_and_shape_of_and_duration_ranges() -> None:
     assert one_of([4]) == "4"
     assert one_of([5, 10]) == "5 or 10"
     assert one_of(range(3, 16)) == "3 to 15"
@@ -384,10 +387,10 @@ def test_words_of_messages() -> None:
     assert VideoModel(source="?", modes={"a": {"images": (0, 0)}}, durations="2-4").durations == (2, 3, 4)
 
 
-async def test_both_calls_name_the_model(own_connect: Connect) -> None:
+async def test_submit_and_status_urls_name_the_model(make_client: MakeClient) -> None:
     answers = ({"taskId": "t1"}, {"taskId": "t1", "state": "pending"})
     async with serving(*(reply(http(200, envelope(data))) for data in answers)) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         request = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND)
         assert await client.submit_once(request) == "t1"
         assert (await client.status("t1", model=request.model)).state == "pending"

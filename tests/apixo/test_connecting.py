@@ -1,4 +1,4 @@
-"""What happens before a request is sent: keys, certificates, proxies, time-outs, the rate limit."""
+"""What happens before a request is sent: keys, certificates, proxies, timeouts, the rate limit."""
 
 import asyncio
 import datetime as dt
@@ -16,7 +16,7 @@ from apixo import ApixoClient, NoReplyError, NotSentError, UntrustedCertificateE
 from apixo.client import _limiter
 from tests.support.authority import refusing_after_the_handshake
 
-from .conftest import KITE, Connect
+from .conftest import KITE, MakeClient
 from .wire import closed_port, envelope, http, reply, serving
 
 ACCEPTED = reply(http(200, envelope({"taskId": "task_1"})))
@@ -25,19 +25,19 @@ ACCEPTED = reply(http(200, envelope({"taskId": "task_1"})))
 @pytest.mark.parametrize(
     "key", ["", " ", "5e7 ", " 5e7", "5 e7", "5e7\n", "5e7\r\nX: y", "5e\x007", "5é7", "5e7\u00a0"]
 )
-def test_a_key_that_was_copied_badly_is_refused_at_once(key: str) -> None:
+def test_malformed_api_key_is_rejected_at_once(key: str) -> None:
     with pytest.raises(ValueError, match="API key") as raised:
         ApixoClient(key)
     assert "5" not in str(raised.value)
 
 
-async def test_a_key_shows_in_no_repr() -> None:
+async def test_api_key_is_not_in_the_client_repr() -> None:
     async with ApixoClient("sk-5ec7e7", base_url="https://api.example.com") as client:
         assert repr(client) == "ApixoClient(base_url='https://api.example.com')"
 
 
 @pytest.fixture(scope="session")
-def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def self_signed_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "own")])
@@ -68,36 +68,36 @@ def server_context(path: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_a_certificate_nobody_vouches_for_means_that_nothing_was_sent(
-    own_connect: Connect, own_certificate: Path
+async def test_untrusted_certificate_means_nothing_was_sent(
+    make_client: MakeClient, self_signed_certificate: Path
 ) -> None:
-    async with serving(ACCEPTED, tls=server_context(own_certificate)) as server:
+    async with serving(ACCEPTED, tls=server_context(self_signed_certificate)) as server:
         with pytest.raises(UntrustedCertificateError, match=r"SSL_CERT_FILE.*Nothing was sent"):
-            await own_connect(server.url).submit_once(KITE)
+            await make_client(server.url).submit_once(KITE)
         assert server.requests == []
 
 
-async def test_a_trusted_certificate_is_connected_to(
-    own_connect: Connect, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
+async def test_client_connects_to_server_with_trusted_certificate(
+    make_client: MakeClient, self_signed_certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
-    async with serving(ACCEPTED, tls=server_context(own_certificate)) as server:
-        assert await own_connect(server.url).submit_once(KITE) == "task_1"
+    monkeypatch.setenv("SSL_CERT_FILE", str(self_signed_certificate))
+    async with serving(ACCEPTED, tls=server_context(self_signed_certificate)) as server:
+        assert await make_client(server.url).submit_once(KITE) == "task_1"
 
 
-async def test_a_tls_error_after_the_handshake_is_unclear(
-    own_connect: Connect, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
+async def test_tls_error_after_the_handshake_is_unclear(
+    make_client: MakeClient, self_signed_certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(self_signed_certificate))
     for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"):
-        with refusing_after_the_handshake(server_context(own_certificate), answer) as port:
-            client = own_connect(f"https://127.0.0.1:{port}")
+        with refusing_after_the_handshake(server_context(self_signed_certificate), answer) as port:
+            client = make_client(f"https://127.0.0.1:{port}")
             for call in (client.submit_once(KITE), client.status_once("task_1")):
                 with pytest.raises(NoReplyError, match="SSL"):
                     await call
 
 
-async def test_https_to_a_server_of_plain_http_means_that_nothing_was_sent(own_connect: Connect) -> None:
+async def test_https_to_a_plain_http_server_means_nothing_was_sent(make_client: MakeClient) -> None:
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(400, "speak up"))
         writer.close()
@@ -105,16 +105,16 @@ async def test_https_to_a_server_of_plain_http_means_that_nothing_was_sent(own_c
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
         with pytest.raises(NotSentError):
-            await own_connect(f"https://127.0.0.1:{port}").submit_once(KITE)
+            await make_client(f"https://127.0.0.1:{port}").submit_once(KITE)
 
 
-async def test_a_host_that_does_not_exist_means_that_nothing_was_sent(own_connect: Connect) -> None:
+async def test_nonexistent_host_means_nothing_was_sent(make_client: MakeClient) -> None:
     with pytest.raises(NotSentError, match=r"nowhere\.invalid"):
-        await own_connect("http://nowhere.invalid").submit_once(KITE)
+        await make_client("http://nowhere.invalid").submit_once(KITE)
 
 
-async def test_a_handshake_that_hangs_longer_than_the_call_may_take_means_that_nothing_was_sent(
-    own_connect: Connect,
+async def test_hanging_tls_handshake_means_nothing_was_sent(
+    make_client: MakeClient,
 ) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # the client hello
@@ -124,71 +124,71 @@ async def test_a_handshake_that_hangs_longer_than_the_call_may_take_means_that_n
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
         with pytest.raises(NotSentError):
-            await own_connect(f"https://127.0.0.1:{port}", submit_timeout_seconds=0.4).submit_once(KITE)
+            await make_client(f"https://127.0.0.1:{port}", submit_timeout_seconds=0.4).submit_once(KITE)
 
 
-@pytest.mark.parametrize("refusal", [403, 407, 502])
-async def test_a_proxy_that_refuses_the_tunnel_means_that_nothing_was_sent(
-    own_connect: Connect, monkeypatch: pytest.MonkeyPatch, refusal: int
+@pytest.mark.parametrize("proxy_status", [403, 407, 502])
+async def test_proxy_that_rejects_the_tunnel_means_nothing_was_sent(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, proxy_status: int
 ) -> None:
-    async with serving(reply(http(refusal, "no"))) as proxy:
+    async with serving(reply(http(proxy_status, "no"))) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(NotSentError, match="Nothing was sent"):
-            await own_connect("https://api.example.com").submit_once(KITE)
+            await make_client("https://api.example.com").submit_once(KITE)
         assert [line.split(" ")[0] for line in proxy.lines()] == ["CONNECT"]
         assert proxy.requests[0].header("authorization") is None
 
 
-async def test_a_proxy_that_is_down_means_that_nothing_was_sent(
-    own_connect: Connect, monkeypatch: pytest.MonkeyPatch
+async def test_unreachable_proxy_means_nothing_was_sent(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(NotSentError):
-        await own_connect("https://api.example.com").submit_once(KITE)
+        await make_client("https://api.example.com").submit_once(KITE)
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"])
-async def test_the_key_never_goes_through_a_proxy_in_clear(
-    variable: str, own_connect: Connect, monkeypatch: pytest.MonkeyPatch
+async def test_api_key_never_goes_through_a_proxy_in_plain_text(
+    variable: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sandbox on this machine, and a proxy of the environment that does not except it."""
+    """The server is on this machine, and the environment sets a proxy without an exception for it."""
     async with serving(reply(http(502, "<h1>Bad gateway</h1>"))) as proxy, serving(ACCEPTED) as server:
         monkeypatch.setenv(variable, proxy.url)
-        client = own_connect(server.url)
+        client = make_client(server.url)
         assert await client.submit_once(KITE) == "task_1"
         assert proxy.requests == []
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("a_minute", [1, 30, 59, 60, 90, 120, 9_000, 10_000])
-def test_no_minute_holds_more_than_the_limit_and_one_second_of_it(a_minute: float) -> None:
-    limiter = _limiter(a_minute)
-    # A leaky bucket lets through, in any window, its size and what leaks out meanwhile.
+@pytest.mark.parametrize("per_minute", [1, 30, 59, 60, 90, 120, 9_000, 10_000])
+def test_any_minute_has_at_most_the_limit_plus_one_second_of_requests(per_minute: float) -> None:
+    limiter = _limiter(per_minute)
+    # In any window, a leaky bucket lets through its size plus what leaks out meanwhile.
     most = limiter.max_rate + 60 * limiter.max_rate / limiter.time_period
-    assert most <= a_minute + max(a_minute / 60, 1) + 1e-6
+    assert most <= per_minute + max(per_minute / 60, 1) + 1e-6
     assert limiter.max_rate >= 1, "a bucket smaller than one call lets none through"
 
 
-async def test_submissions_and_questions_share_the_limit(own_connect: Connect) -> None:
+async def test_submit_and_status_calls_share_the_rate_limit(make_client: MakeClient) -> None:
     status = reply(http(200, envelope({"taskId": "task_1", "state": "pending"})))
     async with serving(*[ACCEPTED, status] * 7, status) as server:
-        client = own_connect(server.url, requests_per_minute=600)
+        client = make_client(server.url, requests_per_minute=600)
         began = time.monotonic()
         for _ in range(7):
             await client.submit_once(KITE)
             await client.status_once("task_1")
-        # Ten at once, then one each tenth of a second.
+        # Ten at once, then one every tenth of a second.
         assert time.monotonic() - began >= 0.35
         assert len(server.requests) == 14
 
 
-async def test_no_cookie_is_kept_not_even_one_that_would_break_the_next_call(own_connect: Connect) -> None:
-    """A gateway's cookie with an odd letter cannot be sent back: the next call would fail before it is sent."""
+async def test_cookies_are_not_kept(make_client: MakeClient) -> None:
+    """A gateway's cookie with a non-ASCII letter cannot be sent back: the next call would fail before it is sent."""
     cookie = "s=\u00e9; Path=/"
     accepted = http(200, envelope({"taskId": "task_1"}), set_cookie=cookie)
     pending = http(200, envelope({"taskId": "task_1", "state": "pending"}), set_cookie=cookie)
     async with serving(reply(accepted), reply(accepted), reply(pending)) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         assert [await client.submit_once(KITE) for _ in range(2)] == ["task_1", "task_1"]
         assert [(await client.status_once("task_1")).state for _ in range(2)] == ["pending", "pending"]
     assert [request.header("cookie") for request in server.requests] == [None] * 4

@@ -1,4 +1,4 @@
-"""The tree of errors, and that each error says what to do and survives a process border."""
+"""The error hierarchy. Each error says what to do, and survives pickling between processes."""
 
 import pickle
 from typing import Any
@@ -9,7 +9,7 @@ import apixo
 from apixo import errors
 from apixo.errors import FAILURES, REFUSALS, ApixoError, GenerationFailedError, generation_failed, refusal_class
 
-TREE: list[tuple[str, str, bool]] = [
+HIERARCHY: list[tuple[str, str, bool]] = [
     ("SoraError", "Exception", False),
     ("ApixoError", "SoraError", False),
     ("ProvablyUnpaidError", "ApixoError", False),
@@ -37,11 +37,11 @@ TREE: list[tuple[str, str, bool]] = [
     ("InsufficientCreditsError", "GenerationFailedError", False),
     ("GivenUpError", "GenerationFailedError", False),
 ]
-NAMES = [name for name, _, _ in TREE]
+NAMES = [name for name, _, _ in HIERARCHY]
 
 
-@pytest.mark.parametrize(("name", "parent", "retryable"), TREE)
-def test_each_class_hangs_where_the_docstring_draws_it(name: str, parent: str, retryable: bool) -> None:
+@pytest.mark.parametrize(("name", "parent", "retryable"), HIERARCHY)
+def test_class_hierarchy_matches_the_module_docstring(name: str, parent: str, retryable: bool) -> None:
     cls: type[ApixoError] = getattr(errors, name)
     assert [base.__name__ for base in cls.__bases__] == [parent]
     assert cls.retryable is retryable
@@ -49,12 +49,12 @@ def test_each_class_hangs_where_the_docstring_draws_it(name: str, parent: str, r
     assert cls.__doc__
 
 
-def test_the_tree_has_no_other_class() -> None:
+def test_hierarchy_has_no_other_class() -> None:
     found = [name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)]
     assert sorted(found) == sorted(NAMES)
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names_of_apixo() -> None:
     assert sorted(apixo.__all__) == sorted(
         [
             *NAMES,
@@ -78,8 +78,8 @@ def test_the_public_names_are_these() -> None:
     assert all(hasattr(apixo, name) for name in apixo.__all__)
 
 
-@pytest.mark.parametrize("name", NAMES[1:])  # the base of all knows its message only
-def test_an_error_can_be_pickled_with_all_it_knows(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES[1:])  # the common base class has only a message
+def test_errors_survive_pickling_with_all_attributes(name: str) -> None:
     cls: type[ApixoError] = getattr(errors, name)
     facts: dict[str, Any] = {"task_id": "task_1"}
     if issubclass(cls, GenerationFailedError):
@@ -94,7 +94,7 @@ def test_an_error_can_be_pickled_with_all_it_knows(name: str) -> None:
     assert (str(copy), copy.message) == ("what happened", "what happened")
 
 
-def test_only_the_documented_codes_are_a_definite_no() -> None:
+def test_only_documented_codes_are_rejections() -> None:
     assert {code: cls.__name__ for code, cls in REFUSALS.items()} == {
         400: "BadRequestError",
         401: "AuthenticationError",
@@ -117,7 +117,7 @@ def test_only_the_documented_codes_are_a_definite_no() -> None:
         ("", "PermissionDeniedError"),
     ],
 )
-def test_a_403_is_read_by_its_words_and_else_concerns_the_key(words: str, name: str) -> None:
+def test_403_is_a_content_or_permission_error_by_its_message(words: str, name: str) -> None:
     assert refusal_class(403, words).__name__ == name
     assert refusal_class(400, words).__name__ == "BadRequestError"
     assert refusal_class(402, words).__name__ == "InsufficientBalanceError"
@@ -145,7 +145,7 @@ def test_a_403_is_read_by_its_words_and_else_concerns_the_key(words: str, name: 
         ("no status", "GivenUpError", False, "was given up"),
     ],
 )
-def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str, permanent: bool, advice: str) -> None:
+def test_fail_code_determines_error_class_and_advice(fail_code: str, name: str, permanent: bool, advice: str) -> None:
     error = generation_failed(fail_code, "the provider's words", task_id="task_1")
     assert (type(error).__name__, error.permanent) == (name, permanent)
     assert (error.fail_code, error.fail_message, error.task_id) == (fail_code, "the provider's words", "task_1")
@@ -153,7 +153,7 @@ def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str,
         assert words in str(error)
 
 
-def test_a_400_about_credits_is_about_the_account() -> None:
+def test_400_about_credits_is_insufficient_balance() -> None:
     for words in (
         "Insufficient credits",
         "not enough balance",
@@ -195,11 +195,11 @@ def test_a_400_about_credits_is_about_the_account() -> None:
         ("model: duration not supported", False),
     ],
 )
-def test_a_400_about_the_model_itself_is_no_mistake_of_the_request(words: str, gone: bool) -> None:
+def test_400_about_the_model_itself_is_model_not_found(words: str, gone: bool) -> None:
     assert refusal_class(400, words).__name__ == ("ModelNotFoundError" if gone else "BadRequestError")
 
 
-def test_only_what_judges_the_content_or_the_input_is_final() -> None:
+def test_only_content_and_input_failures_are_permanent() -> None:
     final = {code for code, (cls, _) in FAILURES.items() if cls.permanent}
     assert set(FAILURES) - final == {
         "IMAGE_DOWNLOAD_FAILED",
@@ -211,16 +211,16 @@ def test_only_what_judges_the_content_or_the_input_is_final() -> None:
     assert len(final) == 14
 
 
-def test_a_failure_shows_neither_a_signature_nor_a_novel() -> None:
-    said = "cannot access https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
-    error = generation_failed("INVALID_IMAGE_URL", said, task_id="task_1")
+def test_failure_message_is_shortened_and_shows_no_signature() -> None:
+    provider_message = "cannot access https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
+    error = generation_failed("INVALID_IMAGE_URL", provider_message, task_id="task_1")
     assert "https://bucket.example.com/a.jpg" in str(error)
     assert "5ec7e7" not in f"{error} {error!r}"
     assert len(str(error)) < 600
-    assert error.fail_message == said
+    assert error.fail_message == provider_message
 
 
-def test_a_providers_words_steer_no_terminal_and_make_no_line_of_a_log() -> None:
+def test_provider_message_cannot_inject_control_characters_or_log_lines() -> None:
     for error in (
         generation_failed("NO\x1b[2J", "first\r\nERROR a forged line\x9b31m\u202e\0", task_id="task_1"),
         generation_failed("", "\u2028\x85\x0b\x1c\x7f\x08", task_id="task_1"),

@@ -1,4 +1,4 @@
-"""Which proxy an address is reached through, and that the environment's certificates are trusted."""
+"""Which proxy a URL is reached through, and which certificates are trusted."""
 
 import ssl
 from pathlib import Path
@@ -27,7 +27,7 @@ ROUTES: list[tuple[str, dict[str, str], str | None]] = [
     (API, {"HTTPS_PROXY": PROXY, "ALL_PROXY": "http://other:1"}, PROXY),
     (API, {"HTTP_PROXY": PROXY, "http_proxy": PROXY}, None),
     ("HTTPS://api.apixo.ai", {"HTTPS_PROXY": PROXY}, PROXY),
-    # A key would travel through the proxy in clear.
+    # The key would pass through the proxy in plain text.
     ("http://api.apixo.ai", {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}, None),
     ("http://10.0.0.1:9000", {"ALL_PROXY": PROXY}, None),
     ("https://localhost:9000", {"HTTPS_PROXY": PROXY}, None),
@@ -70,11 +70,11 @@ ROUTES: list[tuple[str, dict[str, str], str | None]] = [
 
 
 @pytest.mark.parametrize(("url", "environ", "proxy"), ROUTES, ids=[f"{row[0]} {row[1]}" for row in ROUTES])
-def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str | None) -> None:
+def test_proxy_for_url(url: str, environ: dict[str, str], proxy: str | None) -> None:
     assert proxy_for(url, environ) == proxy
 
 
-OUTSIDE: list[tuple[str, dict[str, str], str | None]] = [
+KEYLESS_ROUTES: list[tuple[str, dict[str, str], str | None]] = [
     ("https://cdn.example/v.mp4", {"HTTPS_PROXY": PROXY}, PROXY),
     ("https://cdn.example/v.mp4", {"HTTP_PROXY": PROXY}, None),
     ("http://cdn.example/v.mp4", {"HTTP_PROXY": PROXY}, PROXY),
@@ -85,29 +85,31 @@ OUTSIDE: list[tuple[str, dict[str, str], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("url", "environ", "proxy"), OUTSIDE, ids=[f"{row[0]} {row[1]}" for row in OUTSIDE])
-def test_the_proxy_of_an_address_that_is_sent_no_key(url: str, environ: dict[str, str], proxy: str | None) -> None:
+@pytest.mark.parametrize(
+    ("url", "environ", "proxy"), KEYLESS_ROUTES, ids=[f"{row[0]} {row[1]}" for row in KEYLESS_ROUTES]
+)
+def test_proxy_for_url_that_receives_no_key(url: str, environ: dict[str, str], proxy: str | None) -> None:
     assert proxy_for(url, environ, carries_key=False) == proxy
 
 
-def test_a_proxy_that_is_not_an_http_proxy_is_named_without_its_password() -> None:
+def test_unsupported_proxy_is_named_without_its_password() -> None:
     with pytest.raises(ValueError, match=r"socks5 proxy.*api\.apixo\.ai to NO_PROXY") as raised:
         proxy_for(API, {"ALL_PROXY": "socks5://me:5ec7e7@proxy:1080"})
     assert "5ec7e7" not in str(raised.value)
 
 
-def test_the_environment_of_this_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_for_defaults_to_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for(API) is None
     monkeypatch.setenv("HTTPS_PROXY", PROXY)
     assert proxy_for(API) == PROXY
 
 
 @pytest.mark.parametrize("host", ["", "example.com", "0.0.0.0", "10.0.0.1", "::", "notlocalhost"])  # noqa: S104
-def test_other_hosts_are_not_this_machine(host: str) -> None:
+def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_the_certificates_of_the_environment_are_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_certificates_from_the_environment_are_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     end = "-----END CERTIFICATE-----\n"
     (tmp_path / "one.pem").write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
@@ -116,18 +118,18 @@ def test_the_certificates_of_the_environment_are_trusted(monkeypatch: pytest.Mon
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
-def test_without_certificates_of_its_own_a_system_trusts_mozillas(
+def test_mozilla_certificates_are_trusted_if_the_system_has_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Slim containers and some builds of Python have none."""
+    """Slim containers and some builds of Python come without certificates."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setattr(ssl.SSLContext, "set_default_verify_paths", lambda _: None)
     assert len(trust().get_ca_certs()) > 50
 
 
-def test_several_folders_of_certificates_are_as_many_as_are_there(tmp_path: Path) -> None:
-    """OpenSSL separates them by colons, and leaves out those that do not exist."""
+def test_missing_certificate_folders_are_an_error_only_if_all_are_missing(tmp_path: Path) -> None:
+    """OpenSSL expects colons between folders, and skips those that do not exist."""
     (tmp_path / "certs").mkdir()
     trust({"SSL_CERT_DIR": f"{tmp_path / 'gone'}:{tmp_path / 'certs'}"})
     with pytest.raises(ValueError, match=r"SSL_CERT_DIR is .*, which does not exist"):
@@ -135,12 +137,12 @@ def test_several_folders_of_certificates_are_as_many_as_are_there(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
+def test_missing_certificate_path_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{name} is .*gone, which does not exist"):
         trust({name: str(tmp_path / "gone")})
 
 
-def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
+def test_file_without_certificates_is_named(tmp_path: Path) -> None:
     (tmp_path / "junk.pem").write_text("junk")
     with pytest.raises(ValueError, match=r"SSL_CERT_FILE is .*junk\.pem, which has no certificate in PEM format"):
         trust({"SSL_CERT_FILE": str(tmp_path / "junk.pem")})
@@ -158,5 +160,5 @@ def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
         ({"HTTP_PROXY": PROXY, "no_proxy": "a.example", "NO_PROXY": "b.example"}, "a.example,127.0.0.1,localhost"),
     ],
 )
-def test_this_machine_is_reached_directly_also_by_other_programs(environ: dict[str, str], expected: str | None) -> None:
+def test_bypass_proxies_adds_loopback_to_no_proxy(environ: dict[str, str], expected: str | None) -> None:
     assert bypass_proxies(environ) == ({"no_proxy": expected, "NO_PROXY": expected} if expected else {})

@@ -1,4 +1,4 @@
-"""Which replies are a yes, which a no, and which nobody can know."""
+"""Which replies are acceptances, which are rejections, and which are unclear."""
 
 import json
 from typing import Any
@@ -24,11 +24,11 @@ from apixo.replies import parse_envelope, parse_status, parse_submitted
 
 from .wire import envelope
 
-YES = envelope({"taskId": "task_1"})
+ACCEPTED = envelope({"taskId": "task_1"})
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
-def no(code: int, message: Any = "Invalid parameters") -> dict[str, Any]:
+def rejection(code: int, message: Any = "Invalid parameters") -> dict[str, Any]:
     return {"code": code, "message": message, "data": None}
 
 
@@ -40,29 +40,29 @@ def submit(http_status: int, body: bytes) -> str:
     return parse_submitted(parse_envelope(http_status, body, submission=True))
 
 
-ODD_IDS: list[Any] = [
+INVALID_TASK_IDS: list[Any] = [
     None, "", "  ", " null ", "undefined", "None", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1",
     "task\x00", "\ud800",
 ]  # fmt: skip
 
 SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
-    # A yes: both say so.
-    (200, YES, "task_1"),
-    (201, YES, "task_1"),
-    (200, YES | {"message": None}, "task_1"),
-    (200, YES | {"code": "200"}, "task_1"),
-    (200, YES | {"code": " 200 "}, "task_1"),
-    (200, YES | {"code": 200.0}, "task_1"),
-    (402, no(402) | {"code": 402.0}, ServerError),
+    # An acceptance: HTTP status and code agree.
+    (200, ACCEPTED, "task_1"),
+    (201, ACCEPTED, "task_1"),
+    (200, ACCEPTED | {"message": None}, "task_1"),
+    (200, ACCEPTED | {"code": "200"}, "task_1"),
+    (200, ACCEPTED | {"code": " 200 "}, "task_1"),
+    (200, ACCEPTED | {"code": 200.0}, "task_1"),
+    (402, rejection(402) | {"code": 402.0}, ServerError),
     (200, envelope({"taskId": 1234567}), "1234567"),
     (200, b'{"code": "200", "data": {"taskId": 12345678901234567890}}', "12345678901234567890"),
-    (200, YES | {"message": 7}, "task_1"),
-    (200, YES | {"traceId": "x"}, "task_1"),
+    (200, ACCEPTED | {"message": 7}, "task_1"),
+    (200, ACCEPTED | {"traceId": "x"}, "task_1"),
     (200, envelope({"taskId": " task_1 "}), "task_1"),
     (200, envelope({"taskId": "task_1\n"}), "task_1"),
     (200, envelope({"taskId": "x" * 200}), "x" * 200),
-    (200, b"\xef\xbb\xbf" + json.dumps(YES).encode(), "task_1"),
-    # A yes that names its task in another spelling or place, once.
+    (200, b"\xef\xbb\xbf" + json.dumps(ACCEPTED).encode(), "task_1"),
+    # An acceptance that names its task once, but in another spelling or place.
     (200, envelope({"task_id": "task_1"}), "task_1"),
     (200, envelope({"taskId": None, "TaskID": 7}), "7"),
     (200, envelope(None) | {"taskId": "task_1"}, "task_1"),
@@ -72,93 +72,93 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, envelope({"task_id": "task_1"}) | {"taskId": "task_2"}, UnexpectedReplyError),
     (200, envelope({"id": "task_1"}), UnexpectedReplyError),
     (200, envelope({"task": {"task_id": "task_1"}}), UnexpectedReplyError),
-    # A documented no: HTTP status and code alike, or only one of them where the other says nothing.
-    (400, no(400), BadRequestError),
-    (401, no(401), AuthenticationError),
-    (429, no(429), RateLimitError),
-    (200, no(400), BadRequestError),
-    (200, no(401), AuthenticationError),
-    (200, no(429), RateLimitError),
-    (200, no(429) | {"message": None}, RateLimitError),
-    (200, no(429) | {"message": {"why": ["?"]}}, RateLimitError),
+    # A documented rejection: HTTP status and code agree, or one of them rejects and the other says nothing.
+    (400, rejection(400), BadRequestError),
+    (401, rejection(401), AuthenticationError),
+    (429, rejection(429), RateLimitError),
+    (200, rejection(400), BadRequestError),
+    (200, rejection(401), AuthenticationError),
+    (200, rejection(429), RateLimitError),
+    (200, rejection(429) | {"message": None}, RateLimitError),
+    (200, rejection(429) | {"message": {"why": ["?"]}}, RateLimitError),
     (400, HTML, BadRequestError),
     (401, b"", AuthenticationError),
     (429, HTML, RateLimitError),
-    (400, no(400, "Insufficient credits"), InsufficientBalanceError),
-    (400, no(401), AuthenticationError),
-    (401, no(429), RateLimitError),
-    (429, no(400), BadRequestError),
-    # The two disagree, and one of them is not a no: unclear.
-    (400, YES, ServerError),
-    (401, YES, ServerError),
-    (429, YES, ServerError),
-    (500, YES, ServerError),
-    (500, no(400), ServerError),
-    (502, no(429), ServerError),
-    (302, no(400), ServerError),
-    (404, no(401), AuthenticationError),
-    (400, no(500), ServerError),
-    (429, no(503), ServerError),
-    # A no that names a task, brings data or has a second code may be a yes, however that is spelled.
-    (400, no(400) | {"data": {"taskId": "task_1"}}, ServerError),
-    (400, no(400) | {"taskId": "task_1"}, ServerError),
-    (400, no(400) | {"result": [{"TaskID": "task_1"}]}, ServerError),
+    (400, rejection(400, "Insufficient credits"), InsufficientBalanceError),
+    (400, rejection(401), AuthenticationError),
+    (401, rejection(429), RateLimitError),
+    (429, rejection(400), BadRequestError),
+    # The two disagree, and one of them is not a rejection: unclear.
+    (400, ACCEPTED, ServerError),
+    (401, ACCEPTED, ServerError),
+    (429, ACCEPTED, ServerError),
+    (500, ACCEPTED, ServerError),
+    (500, rejection(400), ServerError),
+    (502, rejection(429), ServerError),
+    (302, rejection(400), ServerError),
+    (404, rejection(401), AuthenticationError),
+    (400, rejection(500), ServerError),
+    (429, rejection(503), ServerError),
+    # A rejection with a task id, data or a second code may be an acceptance, however that is spelled.
+    (400, rejection(400) | {"data": {"taskId": "task_1"}}, ServerError),
+    (400, rejection(400) | {"taskId": "task_1"}, ServerError),
+    (400, rejection(400) | {"result": [{"TaskID": "task_1"}]}, ServerError),
     (200, b'{"code": 400, "message": "no", "data": null, "task\\u0049d": "task_1"}', ServerError),
     (200, b'{"code": 200, "code": 400, "message": "no", "data": null}', ServerError),
     (400, b'{"code": 400, "data": {"id": "task_1"}, "data": null}', ServerError),
-    (400, json.dumps(no(400) | {"taskId": "task_1"}).encode("utf-16-le"), ServerError),
+    (400, json.dumps(rejection(400) | {"taskId": "task_1"}).encode("utf-16-le"), ServerError),
     (400, json.dumps(envelope({"taskId": "task_1"})).encode("utf-16-le")[:50], ServerError),
     (400, b'{"message": "no", "data": {"taskId": "task_1"', ServerError),  # cut off before its code
     (429, {"message": "no", "data": {"state": "pending"}}, ServerError),
     (429, {"message": "no", "data": None}, RateLimitError),
     (429, b'{"code": 429, "message": "no", "data": ' + deep(900) + b"}", ServerError),
-    (400, no(400, "Unknown code 17") | {"detail": {"code": 17}}, BadRequestError),
-    (400, no(400) | {"data": {}}, BadRequestError),
-    # Neither yes nor a documented no.
-    (500, no(500), ServerError),
-    (200, no(500), ServerError),
-    (200, no(403), PermissionDeniedError),
-    (200, no(0), ServerError),
-    (200, no(-400), ServerError),
-    (200, no(10**30), ServerError),
-    (200, no(201), ServerError),
+    (400, rejection(400, "Unknown code 17") | {"detail": {"code": 17}}, BadRequestError),
+    (400, rejection(400) | {"data": {}}, BadRequestError),
+    # Neither an acceptance nor a documented rejection.
+    (500, rejection(500), ServerError),
+    (200, rejection(500), ServerError),
+    (200, rejection(403), PermissionDeniedError),
+    (200, rejection(0), ServerError),
+    (200, rejection(-400), ServerError),
+    (200, rejection(10**30), ServerError),
+    (200, rejection(201), ServerError),
     (502, HTML, ServerError),
     (503, b"", ServerError),
-    (404, no(404), ModelNotFoundError),
+    (404, rejection(404), ModelNotFoundError),
     (403, HTML, ServerError),
-    (402, no(402), InsufficientBalanceError),
-    (403, no(403), PermissionDeniedError),
+    (402, rejection(402), InsufficientBalanceError),
+    (403, rejection(403), PermissionDeniedError),
     (402, {"code": 402, "message": "no"}, InsufficientBalanceError),
-    (402, no(402) | {"data": {"taskId": "task_1"}}, ServerError),
-    (404, no(404) | {"task_id": "task_1"}, ServerError),
-    (400, no(400) | {"data": {"error": "Missing required field: input.prompt"}}, BadRequestError),
-    (403, no(403) | {"data": {"error": "not allowed"}}, PermissionDeniedError),
-    (400, no(400) | {"data": {"error": "see taskId 17"}}, ServerError),
-    (400, no(400) | {"data": {"error": "task_12345678 was not queued"}}, ServerError),
-    (400, no(400) | {"data": {"error": "0123456789abcdef0123456789abcdef"}}, ServerError),
-    (400, no(400) | {"data": {"error": {"id": 1}}}, ServerError),
-    (400, no(400) | {"data": {"error": "odd", "id": "task_1"}}, ServerError),
-    # An id in any place.
-    (400, no(400, "duplicate of task_12345678"), ServerError),
-    (400, no(400, "0123456789abcdef0123456789abcdef is under way"), ServerError),
-    (400, no(400) | {"task": {"id": "task_12345678"}}, ServerError),
-    (400, no(400) | {"id": "task_12345678"}, ServerError),
-    (400, no(400) | {"tasks": ["0123456789ABCDEF0123456789ABCDEF"]}, ServerError),
-    # What a refusal quotes, or says of the call itself, is none.
-    (429, no(429) | {"data": {"error": "Too many concurrent tasks"}}, RateLimitError),
-    (400, no(400, "Request id: 0123456789abcdef0123456789abcdef"), BadRequestError),
-    (400, no(400) | {"request_id": "0123456789abcdef0123456789abcdef"}, BadRequestError),
-    (400, no(400, "https://h.example/0123456789abcdef0123456789abcdef.jpg is no image"), BadRequestError),
+    (402, rejection(402) | {"data": {"taskId": "task_1"}}, ServerError),
+    (404, rejection(404) | {"task_id": "task_1"}, ServerError),
+    (400, rejection(400) | {"data": {"error": "Missing required field: input.prompt"}}, BadRequestError),
+    (403, rejection(403) | {"data": {"error": "not allowed"}}, PermissionDeniedError),
+    (400, rejection(400) | {"data": {"error": "see taskId 17"}}, ServerError),
+    (400, rejection(400) | {"data": {"error": "task_12345678 was not queued"}}, ServerError),
+    (400, rejection(400) | {"data": {"error": "0123456789abcdef0123456789abcdef"}}, ServerError),
+    (400, rejection(400) | {"data": {"error": {"id": 1}}}, ServerError),
+    (400, rejection(400) | {"data": {"error": "odd", "id": "task_1"}}, ServerError),
+    # A task id anywhere.
+    (400, rejection(400, "duplicate of task_12345678"), ServerError),
+    (400, rejection(400, "0123456789abcdef0123456789abcdef is under way"), ServerError),
+    (400, rejection(400) | {"task": {"id": "task_12345678"}}, ServerError),
+    (400, rejection(400) | {"id": "task_12345678"}, ServerError),
+    (400, rejection(400) | {"tasks": ["0123456789ABCDEF0123456789ABCDEF"]}, ServerError),
+    # What a rejection quotes, and the id of the request itself, are not task ids.
+    (429, rejection(429) | {"data": {"error": "Too many concurrent tasks"}}, RateLimitError),
+    (400, rejection(400, "Request id: 0123456789abcdef0123456789abcdef"), BadRequestError),
+    (400, rejection(400) | {"request_id": "0123456789abcdef0123456789abcdef"}, BadRequestError),
+    (400, rejection(400, "https://h.example/0123456789abcdef0123456789abcdef.jpg is no image"), BadRequestError),
     (402, HTML, ServerError),
     (404, HTML, ServerError),
     (404, b'{"message": "no Route matched"}', ServerError),
-    (404, no(500), ServerError),
-    (404, YES, ServerError),
+    (404, rejection(500), ServerError),
+    (404, ACCEPTED, ServerError),
     (408, b"", ServerError),
-    (409, no(409), ServerError),
+    (409, rejection(409), ServerError),
     (307, b"", ServerError),
     (100, b"", ServerError),
-    # A yes that makes no sense.
+    # An acceptance that makes no sense.
     (200, b"", UnexpectedReplyError),
     (204, b"", UnexpectedReplyError),
     (200, HTML, UnexpectedReplyError),
@@ -177,12 +177,12 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, deep(100_000), UnexpectedReplyError),
     (200, deep(100_000, b'{"code":', b"}"), UnexpectedReplyError),
     (200, b'{"code": 200, "message": null, "data": ' + deep(900) + b"}", UnexpectedReplyError),
-    (200, YES | {"code": True}, UnexpectedReplyError),
-    (200, no(400) | {"code": "400"}, UnexpectedReplyError),  # a refusal has to be as documented
-    (400, no(400) | {"code": "400"}, ServerError),
-    (400, YES | {"code": "200"}, ServerError),
-    (200, no(400) | {"code": 400.0}, UnexpectedReplyError),
-    (200, no(400) | {"code": None}, UnexpectedReplyError),
+    (200, ACCEPTED | {"code": True}, UnexpectedReplyError),
+    (200, rejection(400) | {"code": "400"}, UnexpectedReplyError),  # a rejection must be exactly as documented
+    (400, rejection(400) | {"code": "400"}, ServerError),
+    (400, ACCEPTED | {"code": "200"}, ServerError),
+    (200, rejection(400) | {"code": 400.0}, UnexpectedReplyError),
+    (200, rejection(400) | {"code": None}, UnexpectedReplyError),
     (200, {"message": "success", "data": {"taskId": "task_1"}}, UnexpectedReplyError),
     (200, {"code": 200, "message": "success"}, UnexpectedReplyError),
     (200, envelope(None), UnexpectedReplyError),
@@ -190,12 +190,12 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, envelope("task_1"), UnexpectedReplyError),
     (200, envelope([{"taskId": "task_1"}]), UnexpectedReplyError),
     (200, envelope({}), UnexpectedReplyError),
-    *((200, envelope({"taskId": task_id}), UnexpectedReplyError) for task_id in ODD_IDS),
+    *((200, envelope({"taskId": task_id}), UnexpectedReplyError) for task_id in INVALID_TASK_IDS),
 ]
 
 
 @pytest.mark.parametrize(("http_status", "body", "expected"), SUBMITS)
-def test_the_answer_to_a_submission(
+def test_submission_reply_yields_task_id_or_error(
     http_status: int, body: bytes | dict[str, Any], expected: str | type[ApixoError]
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -218,18 +218,23 @@ def test_the_answer_to_a_submission(
         {"code": 400, "message": "duplicate", "data": {"taskId": "task_1"}},
     ],
 )
-def test_what_may_be_a_paid_task_is_shown(body: dict[str, Any]) -> None:
+def test_unclear_error_shows_the_possible_task_id(body: dict[str, Any]) -> None:
     with pytest.raises(UnclearError, match="task_1"):
         submit(200, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
     ("http_status", "body", "code"),
-    [(400, no(401), 401), (200, no(400), 400), (429, HTML, 429), (500, YES, 500), (200, no(503), 503), (200, b"", 200)],
+    [
+        (400, rejection(401), 401),
+        (200, rejection(400), 400),
+        (429, HTML, 429),
+        (500, ACCEPTED, 500),
+        (200, rejection(503), 503),
+        (200, b"", 200),
+    ],
 )
-def test_an_error_keeps_the_code_and_how_long_to_wait(
-    http_status: int, body: bytes | dict[str, Any], code: int
-) -> None:
+def test_error_keeps_code_and_retry_after(http_status: int, body: bytes | dict[str, Any], code: int) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(ApixoError) as raised:
         parse_envelope(http_status, content, submission=False, retry_after_seconds=7.5, task_id="task_1")
@@ -237,8 +242,8 @@ def test_an_error_keeps_the_code_and_how_long_to_wait(
     assert raised.value.retry_after_seconds == (None if type(raised.value) is UnexpectedReplyError else 7.5)
 
 
-def test_a_refused_submission_says_that_nothing_was_paid_and_a_refused_question_does_not() -> None:
-    body = json.dumps(no(400)).encode()
+def test_only_a_rejected_submission_says_nothing_was_paid() -> None:
+    body = json.dumps(rejection(400)).encode()
     with pytest.raises(BadRequestError, match=r"Invalid parameters.*Nothing was paid"):
         parse_envelope(400, body, submission=True)
     with pytest.raises(BadRequestError) as raised:
@@ -247,10 +252,10 @@ def test_a_refused_submission_says_that_nothing_was_paid_and_a_refused_question_
 
 
 @pytest.mark.parametrize(("http_status", "code"), [(400, 400), (200, 401), (500, 500), (200, 503)])
-def test_the_providers_words_are_shortened_and_lose_signatures(http_status: int, code: int) -> None:
-    said = "cannot read https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
+def test_provider_message_is_shortened_and_shows_no_signature(http_status: int, code: int) -> None:
+    original = "cannot read https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
     with pytest.raises(ApixoError) as raised:
-        parse_envelope(http_status, json.dumps(no(code, said)).encode(), submission=True)
+        parse_envelope(http_status, json.dumps(rejection(code, original)).encode(), submission=True)
     assert "https://bucket.example.com/a.jpg" in str(raised.value)
     assert "5ec7e7" not in str(raised.value)
     assert len(str(raised.value)) < 800
@@ -288,7 +293,7 @@ http_statuses = st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 429, 50
 
 
 def _code_of(body: bytes) -> object:
-    """The code; an acceptance may also have it as text, or with a fraction of zero."""
+    """The code. In an acceptance, it may also be text or 200.0."""
     try:
         loose = json.loads(body)
     except (ValueError, RecursionError):
@@ -305,15 +310,15 @@ def _code_of(body: bytes) -> object:
 @example(200, b"\xed\xa0\x80")
 @example(200, b'{"code": "200", "data": {"taskId": "task_1"}}')
 @example(200, b'{"code": 200.0, "data": {"taskId": 1}}')
-def test_junk_is_never_a_yes_nor_a_provable_no(http_status: int, body: bytes) -> None:
+def test_junk_is_neither_an_acceptance_nor_a_provable_rejection(http_status: int, body: bytes) -> None:
     plain = {400, 401, 429}
-    refusals = plain | {402, 403, 404}
+    rejections = plain | {402, 403, 404}
     code = _code_of(body)
     try:
         task_id = submit(http_status, body)
     except ProvablyUnpaidError:
-        assert http_status in refusals or 200 <= http_status < 300
-        assert code in refusals or (code is None and http_status in plain)
+        assert http_status in rejections or 200 <= http_status < 300
+        assert code in rejections or (code is None and http_status in plain)
     except UnclearError:
         pass
     else:
@@ -324,21 +329,21 @@ def test_junk_is_never_a_yes_nor_a_provable_no(http_status: int, body: bytes) ->
 
 @given(http_statuses, bodies)
 @example(200, b'{"code":200,"data":{"resultJson":"{\\"resultUrls\\":[\\"h\\"]}"}}')  # a result without a state
-def test_no_reply_breaks_the_reading_of_a_status(http_status: int, body: bytes) -> None:
+def test_no_reply_crashes_the_status_parser(http_status: int, body: bytes) -> None:
     try:
         status = parse_status(parse_envelope(http_status, body, submission=False, task_id="task_1"), task_id="task_1")
     except ApixoError as error:
         named = error.task_id
     else:
         named = status.task_id
-        said = json.loads(body)["data"].get("state")
-        assert not isinstance(said, str) or status.state == said
+        original = json.loads(body)["data"].get("state")
+        assert not isinstance(original, str) or status.state == original
     assert named == "task_1"
 
 
 @pytest.mark.parametrize("levels", [*range(100, 1_000, 50), *range(900, 1_000, 3)])
 @pytest.mark.parametrize("field", ["data", "message"])
-def test_no_depth_of_nesting_breaks_the_reading(levels: int, field: str) -> None:
+def test_no_nesting_depth_crashes_the_parsers(levels: int, field: str) -> None:
     body = json.dumps(envelope({"taskId": True})).encode()
     nested = b'"' + field.encode() + b'": ' + deep(levels)
     body = body[:-1] + b", " + nested + b"}"

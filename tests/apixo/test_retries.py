@@ -1,4 +1,4 @@
-"""Retry-After, the pauses, and which call may ever be repeated."""
+"""Retry-After, the delays between retries, and which calls may be repeated."""
 
 import math
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ HEADERS: list[tuple[str | None, str | None, float | None]] = [
     ("7", "nan", 7),
     ("Sun, 01 Mar 2026 12:00:30 GMT", None, 30),
     ("Sun, 01 Mar 2026 13:00:30 +0100", None, 30),
-    ("Sun, 01 Mar 2026 12:00:30 -0000", None, 30),  # without a zone, which HTTP takes for GMT
+    ("Sun, 01 Mar 2026 12:00:30 -0000", None, 30),  # without a zone, which in HTTP means GMT
     ("Sun, 01 Mar 2026 12:00:30", None, 30),
     ("Sun Mar  1 12:00:30 2026", None, 30),
     ("Sunday, 01-Mar-26 12:00:30 GMT", None, 30),
@@ -59,7 +59,9 @@ HEADERS: list[tuple[str | None, str | None, float | None]] = [
 
 
 @pytest.mark.parametrize(("value", "milliseconds", "seconds"), HEADERS)
-def test_retry_after_in_every_form(value: str | None, milliseconds: str | None, seconds: float | None) -> None:
+def test_parse_retry_after_accepts_every_form(
+    value: str | None, milliseconds: str | None, seconds: float | None
+) -> None:
     assert parse_retry_after(value, milliseconds=milliseconds, now=NOW) == seconds
 
 
@@ -70,7 +72,7 @@ def test_retry_after_in_every_form(value: str | None, milliseconds: str | None, 
 @example("Mon, 01 Jan 0001 00:00:00 +2359", None)
 @example("Fri, 31 Dec 9999 23:59:59 -2359", None)
 @example("1 1 1 1 1", None)
-def test_no_header_breaks_the_wait(value: str | None, milliseconds: str | None) -> None:
+def test_no_header_crashes_parse_retry_after(value: str | None, milliseconds: str | None) -> None:
     seconds = parse_retry_after(value, milliseconds=milliseconds, now=NOW)
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_SECONDS
 
@@ -90,7 +92,7 @@ def test_no_header_breaks_the_wait(value: str | None, milliseconds: str | None) 
         (1, 0.0, 0.0, 0.5),
     ],
 )
-def test_a_pause_doubles_and_is_never_shorter_than_asked_for(
+def test_retry_delay_doubles_and_is_at_least_the_retry_after(
     tries: int, requested: float | None, draw: float, seconds: float
 ) -> None:
     assert retry_delay(tries, retry_after_seconds=requested, first_seconds=2.0, rng=lambda: draw) == seconds
@@ -102,7 +104,7 @@ def test_a_pause_doubles_and_is_never_shorter_than_asked_for(
     first=st.floats(0.001, 1e6),
     draw=st.floats(0, 1, exclude_max=True),
 )
-def test_a_pause_is_bounded(tries: int, requested: float | None, first: float, draw: float) -> None:
+def test_retry_delay_is_bounded(tries: int, requested: float | None, first: float, draw: float) -> None:
     seconds = retry_delay(tries, retry_after_seconds=requested, first_seconds=first, rng=lambda: draw)
     backoff = min(first * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
     assert math.isfinite(seconds)
@@ -114,19 +116,19 @@ def test_a_pause_is_bounded(tries: int, requested: float | None, first: float, d
 
 
 ALL: list[tuple[BaseException, bool, bool, bool]] = [
-    # error, provably unpaid, may be resubmitted, may be asked again
+    # error, provably unpaid, may be resubmitted, may be retried
     (errors.ApixoError("?"), False, False, False),
     (errors.ProvablyUnpaidError("?"), True, False, False),
     (errors.NotSentError("nothing was sent"), True, True, True),
     (errors.UntrustedCertificateError("nothing was sent"), True, False, False),
     (errors.RefusedError("?"), True, False, False),
-    (errors.BadRequestError("the same request is refused again"), True, False, False),
-    (errors.AuthenticationError("the same key is refused again"), True, False, False),
-    (errors.InsufficientBalanceError("the same account is refused again"), True, False, False),
-    (errors.PermissionDeniedError("the same key is refused again"), True, False, False),
-    (errors.ContentRefusedError("the same request is refused again"), True, False, False),
-    (errors.ModelNotFoundError("the same model is refused again"), True, False, False),
-    (errors.RateLimitError("a later one is taken"), True, True, True),
+    (errors.BadRequestError("the same request is rejected again"), True, False, False),
+    (errors.AuthenticationError("the same key is rejected again"), True, False, False),
+    (errors.InsufficientBalanceError("the same account is rejected again"), True, False, False),
+    (errors.PermissionDeniedError("the same key is rejected again"), True, False, False),
+    (errors.ContentRefusedError("the same request is rejected again"), True, False, False),
+    (errors.ModelNotFoundError("the same model is rejected again"), True, False, False),
+    (errors.RateLimitError("a later one is accepted"), True, True, True),
     (errors.UnclearError("it may be paid"), False, False, True),
     (errors.NoReplyError("it may be paid"), False, False, True),
     (errors.ServerError("it may be paid"), False, False, True),
@@ -146,13 +148,15 @@ ALL: list[tuple[BaseException, bool, bool, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "unpaid", "resubmit", "ask"), ALL, ids=[type(row[0]).__name__ for row in ALL])
-def test_what_may_be_repeated(error: BaseException, unpaid: bool, resubmit: bool, ask: bool) -> None:
+@pytest.mark.parametrize(("error", "unpaid", "resubmit", "retry"), ALL, ids=[type(row[0]).__name__ for row in ALL])
+def test_which_errors_may_be_resubmitted_or_retried(
+    error: BaseException, unpaid: bool, resubmit: bool, retry: bool
+) -> None:
     assert isinstance(error, errors.ProvablyUnpaidError) == unpaid
     assert may_resubmit(error) == resubmit
-    assert (isinstance(error, ApixoError) and error.retryable) == ask
+    assert (isinstance(error, ApixoError) and error.retryable) == retry
 
 
-def test_the_table_above_leaves_no_class_out() -> None:
+def test_table_covers_every_error_class() -> None:
     classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ApixoError)}
     assert classes <= {type(row[0]) for row in ALL}

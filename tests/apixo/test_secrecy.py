@@ -1,4 +1,4 @@
-"""The API key and the signatures of results stay out of messages, reprs and log records."""
+"""The API key and the signatures of result URLs stay out of messages, reprs and log records."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from apixo import ApixoError
 from apixo.redaction import QueryFilter, hide_queries, hide_secret
 
-from .conftest import KITE, Connect
+from .conftest import KITE, MakeClient
 from .wire import Answer, Exchange, cut, envelope, http, reply, serving
 
 KEY = "sk/5ec7e7+AB=="
@@ -21,32 +21,32 @@ CALLBACK = "https://callbacks.example.com/apixo/kite/70ken"
 
 
 @pytest.fixture
-def own_records() -> Iterator[list[logging.LogRecord]]:
+def log_records() -> Iterator[list[logging.LogRecord]]:
     """Every record of every logger, at every level, as a handler sees it."""
     records: list[logging.LogRecord] = []
 
-    class Keeper(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    keeper = Keeper()
+    handler = RecordingHandler()
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("httpx", "httpcore", "apixo")]
     loggers = [logging.getLogger(name) for name in ["httpx", "httpcore.http11", *names]]
     levels = [(logger, logger.level) for logger in [logging.root, *loggers]]
-    logging.root.addHandler(keeper)
+    logging.root.addHandler(handler)
     for logger, _ in levels:
         logger.setLevel(logging.DEBUG)
     yield records
-    logging.root.removeHandler(keeper)
+    logging.root.removeHandler(handler)
     for logger, level in levels:
         logger.setLevel(level)
 
 
-def shown(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     return "".join([str(error), repr(error), str(vars(error)), *traceback.format_exception(error)])
 
 
-def said(records: list[logging.LogRecord]) -> str:
+def log_text(records: list[logging.LogRecord]) -> str:
     return "\n".join(f"{record.getMessage()} {record.msg} {record.args}" for record in records)
 
 
@@ -85,47 +85,47 @@ FORMS = ["html", "message", "escaped", "unicode", "percent", "utf-16", "header",
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
-async def test_a_server_that_echoes_the_key_gives_it_away_to_nobody(
-    own_connect: Connect, own_records: list[logging.LogRecord], status: int, form: str
+async def test_api_key_echoed_by_the_server_is_never_shown(
+    make_client: MakeClient, log_records: list[logging.LogRecord], status: int, form: str
 ) -> None:
     async with serving(echo(status, form)) as server:
-        client = own_connect(server.url, api_key=KEY, max_tries=1)
+        client = make_client(server.url, api_key=KEY, max_tries=1)
         errors = []
         for call in (client.submit_once(KITE), client.status("task_1")):
             with pytest.raises(ApixoError) as raised:
                 await call
             errors.append(raised.value)
         assert server.requests[0].header("authorization") == f"Bearer {KEY}"
-    for text in [*map(shown, errors), said(own_records)]:
+    for text in [*map(error_text, errors), log_text(log_records)]:
         assert "5ec7e7" not in text
-    assert own_records, "nothing was logged, so nothing was shown"
+    assert log_records, "nothing was logged, so the check above proves nothing"
 
 
 @pytest.mark.parametrize("echoed", [f"Bearer {KEY}", SIGNED, CALLBACK, f"HTTP/1.1 200 OK\r\nno colon {SIGNED}"])
-async def test_a_line_that_echoes_a_secret_is_not_repeated(own_connect: Connect, echoed: str) -> None:
+async def test_secret_in_a_malformed_reply_line_is_not_repeated(make_client: MakeClient, echoed: str) -> None:
     async with serving(cut(f"{echoed}\r\n\r\n".encode())) as server:
         with pytest.raises(ApixoError) as raised:
-            await own_connect(server.url, api_key=KEY).submit_once(KITE, callback_url=CALLBACK)
+            await make_client(server.url, api_key=KEY).submit_once(KITE, callback_url=CALLBACK)
     for telltale in ("5ec7e7", "51gned", "70ken"):
-        assert telltale not in shown(raised.value)
+        assert telltale not in error_text(raised.value)
 
 
 @pytest.mark.parametrize("form", ["callbacks.example.com/apixo/kite/{}", "/apixo/kite/{}", "{}"])
-async def test_the_token_of_a_callback_is_hidden_however_it_is_echoed(own_connect: Connect, form: str) -> None:
+async def test_callback_token_is_hidden_however_it_is_echoed(make_client: MakeClient, form: str) -> None:
     token = "70ken" + "a" * 59
-    words = f"{form.format(token)} is not reachable"
-    async with serving(reply(http(400, envelope(None, 400, words)))) as server:
+    message = f"{form.format(token)} is not reachable"
+    async with serving(reply(http(400, envelope(None, 400, message)))) as server:
         with pytest.raises(ApixoError, match="not reachable") as raised:
-            await own_connect(server.url).submit_once(KITE, callback_url=f"https://callbacks.example.com/kite/{token}")
-    assert "70ken" not in shown(raised.value)
+            await make_client(server.url).submit_once(KITE, callback_url=f"https://callbacks.example.com/kite/{token}")
+    assert "70ken" not in error_text(raised.value)
 
 
 @pytest.mark.parametrize("end", ["data", "taskId", "code", "1", "", "task_1/"])
-async def test_a_callback_url_that_ends_in_a_word_of_the_answer_hides_nothing_of_it(
-    own_connect: Connect, end: str
+async def test_callback_url_ending_in_a_word_of_the_reply_does_not_hide_that_word(
+    make_client: MakeClient, end: str
 ) -> None:
     async with serving(reply(http(200, envelope({"taskId": "task_1"})))) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         assert await client.submit_once(KITE, callback_url=f"https://h.example/{end}") == "task_1"
 
 
@@ -142,15 +142,15 @@ async def test_a_callback_url_that_ends_in_a_word_of_the_answer_hides_nothing_of
         json.dumps(envelope(None, 400, f"lost {SIGNED}")).replace("/", "\\/").replace("&", "\\u0026"),
     ],
 )
-async def test_a_signed_address_in_an_odd_reply_is_shown_without_its_signature(
-    own_connect: Connect, own_records: list[logging.LogRecord], body: str
+async def test_signed_url_in_an_unexpected_reply_is_shown_without_its_signature(
+    make_client: MakeClient, log_records: list[logging.LogRecord], body: str
 ) -> None:
     async with serving(reply(http(200, body, location=SIGNED))) as server:
-        client = own_connect(server.url, max_tries=1)
+        client = make_client(server.url, max_tries=1)
         with pytest.raises(ApixoError) as raised:
             await client.status("task_1")
-    assert "51gned" not in shown(raised.value)
-    assert "51gned" not in said(own_records)
+    assert "51gned" not in error_text(raised.value)
+    assert "51gned" not in log_text(log_records)
 
 
 @pytest.mark.parametrize(
@@ -176,26 +176,26 @@ async def test_a_signed_address_in_an_odd_reply_is_shown_without_its_signature(
         ("", ""),
     ],
 )
-def test_queries_are_left_out_of_texts(text: str, hidden: str) -> None:
+def test_hide_queries_removes_the_queries_of_urls(text: str, hidden: str) -> None:
     assert hide_queries(text) == hidden
     assert hide_queries(hidden) == hidden
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30), st.text(), st.text())
-def test_a_secret_is_hidden_however_json_spells_it(secret: str, before: str, after: str) -> None:
+def test_secret_is_hidden_in_any_json_spelling(secret: str, before: str, after: str) -> None:
     for text in (secret, json.dumps(secret)[1:-1], json.dumps(secret).replace("/", "\\/")[1:-1]):
         assert hide_secret(text, secret) == "***"
     assert hide_secret(before + after, "") == before + after
 
 
-def test_hiding_takes_no_time_on_a_reply_made_to_stall_it() -> None:
+def test_redaction_is_fast_on_adversarial_replies() -> None:
     assert hide_secret("\\" * 1_000_000, KEY)
     assert hide_secret("sk/" * 300_000, KEY)
     for piece in ("https://", "https://a", "https://a\\", "https%3A%2F%2F", "https%3A%2F%2Fa%"):
         assert hide_queries(piece * 30_000)
 
 
-def test_the_log_filter_survives_odd_records() -> None:
+def test_log_filter_survives_malformed_records() -> None:
     record = logging.LogRecord("httpx", logging.INFO, "", 0, "%s %s", ("GET", SIGNED), None)
     assert QueryFilter().filter(record)
     assert record.getMessage() == "GET https://files.example.com/v.mp4?…"

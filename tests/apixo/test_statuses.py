@@ -1,4 +1,4 @@
-"""The state of a task, out of every reply to the question for it."""
+"""The state of a task, parsed from every kind of status reply."""
 
 import json
 from typing import Any
@@ -67,7 +67,7 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     ({"state": "fail", "failCode": "500", "failMsg": "x"}, Failed, {"fail_code": "500", "fail_message": "x"}),
     ({"state": "cancelled", "failCode": 7}, Failed, {"fail_code": "7"}),
     ({"state": ""}, UnknownState, {"state": ""}),
-    # In progress, as other video APIs say it, with a placeholder of a result or of a failCode.
+    # In progress, in the words of other video APIs, with a placeholder for the result or the failCode.
     (
         {"state": "wait", "videoInfo": {"videoUrl": URL}, "failCode": 400, "failMsg": "please try again later"},
         UnknownState,
@@ -89,7 +89,7 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
         {"result_urls": (URL,), "complete_time_ms": 5, "cost_time_ms": 3},
     ),
     ({"state": "success", "resultJson": {"resultUrls": [URL]}}, Succeeded, {"result_urls": (URL,)}),
-    # Half a character, inside the inner JSON: it cannot be stored, and must not cost the good URL next to it.
+    # Half a surrogate pair in the inner JSON: it cannot be stored, and must not lose the good URL next to it.
     (
         {"state": "success", "resultJson": '{"resultUrls": ["https://h/a.mp4", "https://h/\\ud83d.mp4"]}'},
         Succeeded,
@@ -124,17 +124,19 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("fields", "state", "expected"), STATES)
-def test_a_state_is_a_class_of_its_own(fields: dict[str, Any], state: type[Status], expected: dict[str, Any]) -> None:
+def test_each_state_is_parsed_to_its_own_class(
+    fields: dict[str, Any], state: type[Status], expected: dict[str, Any]
+) -> None:
     found = status(200, data(**fields))
     assert type(found) is state
     assert found.task_id == "task_1"
     assert {name: getattr(found, name) for name in expected} == expected
-    assert type(found).model_validate_json(found.model_dump_json()) == found, "it can be stored"
+    assert type(found).model_validate_json(found.model_dump_json()) == found, "it must be storable"
 
 
 @pytest.mark.parametrize("fields", [fields for fields, _, _ in STATES])
-def test_undocumented_fields_do_not_disturb(fields: dict[str, Any]) -> None:
-    more = {
+def test_undocumented_fields_are_ignored(fields: dict[str, Any]) -> None:
+    undocumented = {
         "seed": 7,
         "prompt": "cut in the middle of an emoji: \ud83d",
         "nested": {"a": [1, None]},
@@ -147,18 +149,18 @@ def test_undocumented_fields_do_not_disturb(fields: dict[str, Any]) -> None:
         "remarks": ["odd"],
         "create_time_ms": "odd",
     }
-    found = status(200, data(**fields, **more))
+    found = status(200, data(**fields, **undocumented))
     assert found == status(200, data(**fields))
     assert found.model_dump_json()
 
 
-ODD_RESULTS: list[Any] = [
+MALFORMED_RESULTS: list[Any] = [
     None, 5, "", "null", "[]", "{}", '{"resultUrls": ["http', '{"resultUrls": []}', '{"resultUrls": null}',
     '{"resultUrls": [" "]}', '{"resultUrls": [7]}', '{"resultUrls": "v.mp4"}', {"resultUrls": []}, "[" * 100_000,
     {"coverUrl": URL}, {"cover": {"url": URL}}, {"url": "https://files.example.com/v.jpg?sig=1"},
 ]  # fmt: skip
 
-ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
+MALFORMED: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     (200, envelope(None), UnexpectedReplyError),
     (200, envelope([]), UnexpectedReplyError),
     (200, envelope({}), UnexpectedReplyError),
@@ -172,7 +174,7 @@ ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     (200, data(state="success"), UnexpectedReplyError),
     *(
         (200, data(state="success", resultJson=result), UnexpectedReplyError)
-        for result in ODD_RESULTS
+        for result in MALFORMED_RESULTS
     ),
     (400, {"code": 400, "message": "task not found", "data": None}, BadRequestError),
     (200, {"code": 401, "message": "no", "data": None}, AuthenticationError),
@@ -183,8 +185,8 @@ ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("http_status", "body", "expected"), ODD)
-def test_an_odd_status_is_an_error_about_this_task(
+@pytest.mark.parametrize(("http_status", "body", "expected"), MALFORMED)
+def test_malformed_status_raises_error_that_names_the_task(
     http_status: int, body: bytes | dict[str, Any], expected: type[ApixoError]
 ) -> None:
     with pytest.raises(ApixoError) as raised:
@@ -196,7 +198,7 @@ def test_an_odd_status_is_an_error_about_this_task(
 
 SECOND = "https://files.example.com/2.mp4?X-Amz-Signature=5ec7e7"
 
-ELSEWHERE: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
+RESULT_PLACES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     ({"resultJson": {"resultUrls": URL}}, (URL,), DOCUMENTED),
     ({"resultJson": [URL, SECOND]}, (URL, SECOND), "resultJson"),
     ({"resultJson": URL}, (URL,), "resultJson"),
@@ -220,10 +222,8 @@ ELSEWHERE: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fields", "urls", "where"), ELSEWHERE)
-def test_the_addresses_of_a_result_are_found_wherever_they_stand(
-    fields: dict[str, Any], urls: tuple[str, ...], where: str
-) -> None:
+@pytest.mark.parametrize(("fields", "urls", "where"), RESULT_PLACES)
+def test_result_urls_are_found_wherever_they_are(fields: dict[str, Any], urls: tuple[str, ...], where: str) -> None:
     found = status(200, data(state="success", **fields))
     assert isinstance(found, Succeeded)
     assert found.result_urls == urls
@@ -231,7 +231,7 @@ def test_the_addresses_of_a_result_are_found_wherever_they_stand(
     assert found.remarks == (() if where == DOCUMENTED else (remark,))
 
 
-def test_a_state_that_is_believed_is_quoted() -> None:
+def test_undocumented_final_state_is_quoted_in_a_remark() -> None:
     quoted = "APIXO reports task task_1 as '%s', an undocumented state."
     assert status(200, data(state="Completed!", resultJson=RESULT)).remarks == (
         f"{quoted % 'Completed!'} It came with a result, so it counts as a success.",
@@ -242,7 +242,7 @@ def test_a_state_that_is_believed_is_quoted() -> None:
     assert "5ec7e7" not in str(status(200, data(state=URL, resultJson=RESULT)).remarks)
 
 
-def test_a_status_that_names_no_task_is_the_one_that_was_asked_for() -> None:
+def test_status_without_task_id_belongs_to_the_polled_task() -> None:
     assert isinstance(status(200, envelope({"state": "success", "resultJson": RESULT})), Succeeded)
     assert isinstance(status(200, envelope({"taskId": None, "state": "success", "resultJson": RESULT})), Succeeded)
 
@@ -252,7 +252,7 @@ def test_a_status_that_names_no_task_is_the_one_that_was_asked_for() -> None:
     [(5, 5), ("5", 5), (5.9, 5), ("yesterday", None), (None, None), ([], None), ({}, None), (float("nan"), None),
      (float("inf"), None), (10**30, 10**30), (-1, -1), ("9" * 5_000, None)],
 )  # fmt: skip
-def test_an_odd_time_costs_no_video(value: object, expected: int | None) -> None:
+def test_malformed_times_do_not_lose_the_result(value: object, expected: int | None) -> None:
     found = status(200, data(state="success", resultJson=RESULT, createTime=value, completeTime=value, costTime=value))
     assert isinstance(found, Succeeded)
     assert (found.create_time_ms, found.complete_time_ms, found.cost_time_ms) == (expected, expected, expected)
@@ -275,7 +275,7 @@ def test_an_unknown_state_keeps_its_raw_value(state: str) -> None:
         json.dumps(data(state=3, coverUrl=RESULT.replace("?", "?a=1\\u0026"))),
     ],
 )
-def test_no_message_shows_the_signature_of_a_result(damaged: str) -> None:
+def test_error_messages_show_no_result_signature(damaged: str) -> None:
     with pytest.raises(UnexpectedReplyError) as raised:
         status(200, damaged.encode())
     assert "5ec7e7" not in f"{raised.value!r} {raised.value.__cause__!r} {raised.value.__cause__}"

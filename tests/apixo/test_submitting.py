@@ -1,4 +1,4 @@
-"""The paid call: one POST, whatever comes."""
+"""The paid call: exactly one POST, whatever happens."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ from apixo import (
 from deployments.sandbox import Fault, SandboxServer
 from tests.support.waiting import until
 
-from .conftest import KEY, KITE, Connect, Naps
+from .conftest import KEY, KITE, MakeClient, SleepRecorder
 from .wire import Answer, closed_port, cut, envelope, hang, http, reply, reset, serving, trickle
 
 ACCEPTED = http(200, envelope({"taskId": "task_1"}))
 
-SANDBOX: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
+UNCLEAR_FAULTS: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
     ("reset_before", {}, NoReplyError),
     ("reset_after", {}, NoReplyError),
     ("hang", {}, NoReplyError),
@@ -56,41 +56,41 @@ SANDBOX: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
 ]
 
 
-async def seen(requests: Callable[[], Sequence[object]]) -> None:
-    """On a busy machine the client may give up before the other side has read what was sent."""
+async def wait_for_request(requests: Callable[[], Sequence[object]]) -> None:
+    """Waits for a request: on a busy machine, the client may give up before the server has read what was sent."""
 
     async def any_request() -> bool:
         return len(requests()) > 0
 
-    await until(any_request, what="the other side to read the request", pause=0.01)
+    await until(any_request, what="the server to read the request", pause=0.01)
 
 
-@pytest.mark.parametrize(("kind", "options", "expected"), SANDBOX, ids=[kind for kind, _, _ in SANDBOX])
-async def test_an_unclear_outcome_is_one_post(
-    own_sandbox: SandboxServer,
-    own_connect: Connect,
-    own_naps: Naps,
+@pytest.mark.parametrize(("kind", "options", "expected"), UNCLEAR_FAULTS, ids=[kind for kind, _, _ in UNCLEAR_FAULTS])
+async def test_unclear_outcome_sends_one_post(
+    realtime_sandbox: SandboxServer,
+    make_client: MakeClient,
+    sleeps: SleepRecorder,
     kind: str,
     options: dict[str, Any],
     expected: type[ApixoError],
 ) -> None:
-    own_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, **options}))
-    # A third of it is for connecting, which a busy machine must manage.
+    realtime_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, **options}))
+    # A third of it is for connecting, which must be enough on a busy machine.
     timeout_seconds = 2 if kind in ("hang", "hang_after", "slow") else 10
-    client = own_connect(own_sandbox.base_url, submit_timeout_seconds=timeout_seconds)
+    client = make_client(realtime_sandbox.base_url, submit_timeout_seconds=timeout_seconds)
     with pytest.raises(ApixoError) as raised:
         await client.submit_once(KITE)
     assert type(raised.value) is expected
-    await seen(own_sandbox.record.submits)
-    assert len(own_sandbox.record.submits()) == 1
-    assert own_naps == []
+    await wait_for_request(realtime_sandbox.record.submits)
+    assert len(realtime_sandbox.record.submits()) == 1
+    assert sleeps == []
 
 
 HEADERS_ONLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n"
-WIRE: list[tuple[str, Answer, type[ApixoError]]] = [
+UNCLEAR_REPLIES: list[tuple[str, Answer, type[ApixoError]]] = [
     ("no answer at all", hang, NoReplyError),
     ("reset", reset, NoReplyError),
-    ("closed without a word", cut(), NoReplyError),
+    ("closed without a reply", cut(), NoReplyError),
     ("closed inside the status line", cut(b"HTTP/1.1 2"), NoReplyError),
     ("closed inside the headers", cut(b"HTTP/1.1 200 OK\r\ncontent-le"), NoReplyError),
     ("closed after the headers", cut(HEADERS_ONLY), NoReplyError),
@@ -105,30 +105,30 @@ WIRE: list[tuple[str, Answer, type[ApixoError]]] = [
     ("an early hint and nothing more", cut(b"HTTP/1.1 103 Early Hints\r\n\r\n"), NoReplyError),
     ("204", reply(b"HTTP/1.1 204 No Content\r\n\r\n"), UnexpectedReplyError),
     ("304", reply(b"HTTP/1.1 304 Not Modified\r\n\r\n"), ServerError),
-    ("400 with a yes in it", reply(http(400, envelope({"taskId": "task_1"}))), ServerError),
+    ("400 with an acceptance in it", reply(http(400, envelope({"taskId": "task_1"}))), ServerError),
     ("408", reply(http(408, "time-out")), ServerError),
     ("425", reply(http(425)), ServerError),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "answer", "expected"), WIRE, ids=[row[0] for row in WIRE])
-async def test_bytes_that_answer_nothing_are_one_post(
-    own_connect: Connect, own_naps: Naps, name: str, answer: Answer, expected: type[ApixoError]
+@pytest.mark.parametrize(("name", "answer", "expected"), UNCLEAR_REPLIES, ids=[row[0] for row in UNCLEAR_REPLIES])
+async def test_unusable_reply_sends_one_post(
+    make_client: MakeClient, sleeps: SleepRecorder, name: str, answer: Answer, expected: type[ApixoError]
 ) -> None:
     async with serving(answer) as server:
         is_silent = name in ("no answer at all", "a trickle", "headers, then silence")
-        client = own_connect(server.url, submit_timeout_seconds=2 if is_silent else 20)
+        client = make_client(server.url, submit_timeout_seconds=2 if is_silent else 20)
         with pytest.raises(ApixoError) as raised:
             await client.submit_once(KITE)
         assert type(raised.value) is expected
-        await seen(lambda: server.requests)
+        await wait_for_request(lambda: server.requests)
         assert len(server.requests) == server.connections == 1
-    assert own_naps == []
+    assert sleeps == []
 
 
-async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
+async def test_request_is_as_documented(make_client: MakeClient) -> None:
     async with serving(reply(ACCEPTED)) as server:
-        task_id = await own_connect(server.url + "/").submit_once(KITE, callback_url="https://cb.example.com/apixo/k/t")
+        task_id = await make_client(server.url + "/").submit_once(KITE, callback_url="https://cb.example.com/apixo/k/t")
         assert task_id == "task_1"
         (request,) = server.requests
         assert request.head.startswith("POST /api/v1/generateTask/sora-2 HTTP/1.1\r\n")
@@ -138,23 +138,23 @@ async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("key", ["k", "ask", "1234567"])
-async def test_a_short_key_that_the_reply_also_contains_does_not_damage_it(own_connect: Connect, key: str) -> None:
+async def test_reply_that_contains_a_short_api_key_is_not_damaged(make_client: MakeClient, key: str) -> None:
     accepted = http(200, envelope({"taskId": "task_12345678"}))
     finished = http(
         200,
         envelope({"taskId": "task_12345678", "state": "success", "resultJson": {"resultUrls": ["https://h/k.mp4"]}}),
     )
     async with serving(reply(accepted), reply(finished)) as server:
-        client = own_connect(server.url, api_key=key)
+        client = make_client(server.url, api_key=key)
         assert await client.submit_once(KITE) == "task_12345678"
         status = await client.status_once("task_12345678")
     assert isinstance(status, Succeeded)
     assert status.result_urls == ("https://h/k.mp4",)
 
 
-async def test_the_sandbox_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:
-    task_id = await own_connect(own_sandbox.base_url).submit_once(KITE)
-    assert [request.task_id for request in own_sandbox.record.charged()] == [task_id]
+async def test_sandbox_charges_once_per_submission(realtime_sandbox: SandboxServer, make_client: MakeClient) -> None:
+    task_id = await make_client(realtime_sandbox.base_url).submit_once(KITE)
+    assert [request.task_id for request in realtime_sandbox.record.charged()] == [task_id]
 
 
 @pytest.mark.parametrize(
@@ -168,57 +168,61 @@ async def test_the_sandbox_charges_once_for_one_submission(own_sandbox: SandboxS
         ("http_429", RateLimitError),
     ],
 )
-async def test_a_documented_no_is_one_post(
-    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str, expected: type[ApixoError]
+async def test_documented_rejection_sends_one_post(
+    realtime_sandbox: SandboxServer,
+    make_client: MakeClient,
+    sleeps: SleepRecorder,
+    kind: str,
+    expected: type[ApixoError],
 ) -> None:
-    own_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
+    realtime_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     with pytest.raises(expected):
-        await own_connect(own_sandbox.base_url).submit_once(KITE)
-    assert len(own_sandbox.record.submits()) == 1
-    assert own_naps == []
+        await make_client(realtime_sandbox.base_url).submit_once(KITE)
+    assert len(realtime_sandbox.record.submits()) == 1
+    assert sleeps == []
 
 
-async def test_a_connection_that_never_came_about_sent_nothing(own_connect: Connect) -> None:
+async def test_failed_connection_means_nothing_was_sent(make_client: MakeClient) -> None:
     with pytest.raises(NotSentError, match=r"No connection to 127\.0\.0\.1.*Nothing was sent"):
-        await own_connect(f"http://127.0.0.1:{closed_port()}").submit_once(KITE)
+        await make_client(f"http://127.0.0.1:{closed_port()}").submit_once(KITE)
 
 
-async def test_every_post_has_a_fresh_connection_and_questions_share_one(
-    own_sandbox: SandboxServer, own_connect: Connect
+async def test_each_post_opens_a_connection_and_status_calls_share_one(
+    realtime_sandbox: SandboxServer, make_client: MakeClient
 ) -> None:
-    client = own_connect(own_sandbox.base_url)
+    client = make_client(realtime_sandbox.base_url)
     task_ids = [await client.submit_once(KITE) for _ in range(3)]
     for task_id in task_ids:
         await client.status(task_id)
-    posts = {request.client_port for request in own_sandbox.record.submits()}
-    questions = {request.client_port for request in own_sandbox.record.statuses()}
+    posts = {request.client_port for request in realtime_sandbox.record.submits()}
+    polls = {request.client_port for request in realtime_sandbox.record.statuses()}
     assert len(posts) == 3
-    assert len(questions) == 1
-    assert posts.isdisjoint(questions)
+    assert len(polls) == 1
+    assert posts.isdisjoint(polls)
 
 
 class StaleClaimError(Exception):
-    """What a caller may raise in the last moment."""
+    """An error that the caller may raise at the last moment."""
 
 
-async def test_what_before_sending_raises_stops_the_call(own_connect: Connect) -> None:
-    async def refuse() -> None:
+async def test_error_in_before_sending_stops_the_call(make_client: MakeClient) -> None:
+    async def abort() -> None:
         raise StaleClaimError
 
-    async def agree() -> None:
+    async def proceed() -> None:
         return None
 
     async with serving(reply(ACCEPTED)) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         with pytest.raises(StaleClaimError):
-            await client.submit_once(KITE, before_sending=refuse)
+            await client.submit_once(KITE, before_sending=abort)
         assert (server.connections, server.requests) == (0, [])
-        assert await client.submit_once(KITE, before_sending=agree) == "task_1"
+        assert await client.submit_once(KITE, before_sending=proceed) == "task_1"
 
 
-async def test_only_the_paid_call_carries_its_idempotency_key(own_connect: Connect) -> None:
+async def test_only_the_paid_call_carries_the_idempotency_key(make_client: MakeClient) -> None:
     async with serving(reply(ACCEPTED)) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         await client.submit_once(KITE, idempotency_key="spring-01/2")
         await client.submit_once(KITE)
         with contextlib.suppress(ApixoError):
@@ -229,27 +233,27 @@ async def test_only_the_paid_call_carries_its_idempotency_key(own_connect: Conne
     assert keys == [["spring-01/2"], [], [], []]
 
 
-async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Connect) -> None:
+async def test_before_sending_is_called_after_the_rate_limit_wait(make_client: MakeClient) -> None:
     async with serving(reply(ACCEPTED)) as server:
-        # Two a minute: the first call empties the bucket, the second has to wait for its turn.
-        client = own_connect(server.url, requests_per_minute=2)
+        # Two per minute: the first call empties the bucket, so the second has to wait.
+        client = make_client(server.url, requests_per_minute=2)
         await client.submit_once(KITE)
         called = False
 
-        async def note() -> None:
+        async def mark_called() -> None:
             nonlocal called
             called = True
 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await client.submit_once(KITE, before_sending=note)
+                await client.submit_once(KITE, before_sending=mark_called)
         assert not called
         assert len(server.requests) == 1
 
 
-async def test_a_cancellation_comes_out_and_sends_nothing_again(own_connect: Connect, own_naps: Naps) -> None:
+async def test_cancellation_propagates_and_nothing_is_resent(make_client: MakeClient, sleeps: SleepRecorder) -> None:
     async with serving(hang) as server:
-        submitting = asyncio.create_task(own_connect(server.url).submit_once(KITE))
+        submitting = asyncio.create_task(make_client(server.url).submit_once(KITE))
         async with asyncio.timeout(60):
             while not server.requests:
                 await asyncio.sleep(0.005)
@@ -257,13 +261,13 @@ async def test_a_cancellation_comes_out_and_sends_nothing_again(own_connect: Con
         with pytest.raises(asyncio.CancelledError):
             await submitting
         assert len(server.requests) == server.connections == 1
-    assert own_naps == []
+    assert sleeps == []
 
 
-async def test_a_reply_is_not_read_beyond_a_mebibyte(own_connect: Connect) -> None:
+async def test_reply_is_not_read_beyond_one_mebibyte(make_client: MakeClient) -> None:
     async with serving(reply(http(200, b"x" * 50_000_000))) as server:
         with pytest.raises(UnexpectedReplyError, match="1,048,576"):
-            await own_connect(server.url).submit_once(KITE)
+            await make_client(server.url).submit_once(KITE)
         transport = server.requests[0].writer.transport
         async with asyncio.timeout(60):
             while not transport.is_closing():  # the client hung up in the middle
@@ -271,10 +275,10 @@ async def test_a_reply_is_not_read_beyond_a_mebibyte(own_connect: Connect) -> No
 
 
 @pytest.mark.parametrize("size", [1_048_576, 1_048_577])
-async def test_the_limit_of_a_reply_is_exact(own_connect: Connect, size: int) -> None:
+async def test_reply_size_limit_is_exact(make_client: MakeClient, size: int) -> None:
     body = json.dumps(envelope({"taskId": "task_1"}))
     async with serving(reply(http(200, body + " " * (size - len(body))))) as server:
-        client = own_connect(server.url)
+        client = make_client(server.url)
         if size == 1_048_576:
             assert await client.submit_once(KITE) == "task_1"
         else:
@@ -283,21 +287,24 @@ async def test_the_limit_of_a_reply_is_exact(own_connect: Connect, size: int) ->
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_the_key_does_not_follow_a_redirect(own_connect: Connect, status: int) -> None:
-    async with serving(reply(ACCEPTED)) as elsewhere, serving(reply(http(status, location=elsewhere.url))) as server:
-        client = own_connect(server.url)
+async def test_api_key_is_not_sent_to_a_redirect_target(make_client: MakeClient, status: int) -> None:
+    async with (
+        serving(reply(ACCEPTED)) as redirect_target,
+        serving(reply(http(status, location=redirect_target.url))) as server,
+    ):
+        client = make_client(server.url)
         with pytest.raises(ServerError):
             await client.submit_once(KITE)
         with pytest.raises(ServerError):
             await client.status_once("task_1")
         assert len(server.requests) == 2
-        assert elsewhere.connections == 0
+        assert redirect_target.connections == 0
 
 
 @pytest.mark.parametrize("location", ["https:\\/\\/h.example\\/v", "https:v", "http://[", "//", "\x80", ""])
-async def test_a_redirect_to_what_is_no_address_is_unclear(own_connect: Connect, location: str) -> None:
+async def test_redirect_to_an_invalid_url_is_unclear(make_client: MakeClient, location: str) -> None:
     async with serving(reply(http(302, location=location))) as server:
-        client = own_connect(server.url, max_tries=1)
+        client = make_client(server.url, max_tries=1)
         for call in (client.submit_once(KITE), client.status_once("task_1")):
             with pytest.raises(UnclearError):
                 await call

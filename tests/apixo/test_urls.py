@@ -1,4 +1,4 @@
-"""How addresses are written by people, spreadsheets and programs, and the one form that comes of it."""
+"""URLs as people, spreadsheets and programs write them, and their normalized form."""
 
 import httpx
 import pytest
@@ -37,13 +37,13 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("text", "url"), FORMS)
-def test_an_address_has_one_form(text: str, url: str) -> None:
+def test_url_is_normalized(text: str, url: str) -> None:
     assert normalize_url(text) == url
     assert normalize_url(url) == url
 
 
 @pytest.mark.parametrize("text", ["", "a.jpg", "/a.mp4", "ftp://h.example/a", "javascript:alert(1)", "https://[::1/a"])
-def test_what_is_no_web_address_stays_what_it_is(text: str) -> None:
+def test_text_that_is_not_a_web_url_is_unchanged(text: str) -> None:
     assert normalize_url(text) == text
 
 
@@ -61,12 +61,12 @@ def test_what_is_no_web_address_stays_what_it_is(text: str) -> None:
         ("data:text/html,b", "data:text/html,b"),
     ],
 )
-def test_a_relative_address_belongs_to_its_base(location: str, url: str) -> None:
+def test_relative_url_is_resolved_against_its_base(location: str, url: str) -> None:
     assert normalize_url(location, base="https://h.example/a/v.mp4?x=1") == url
 
 
 @given(st.text(), st.none() | st.just("https://h.example/a/"))
-def test_the_form_stays_as_it_is(text: str, base: str | None) -> None:
+def test_normalization_is_idempotent(text: str, base: str | None) -> None:
     url = normalize_url(text, base=base)
     try:
         httpx.URL(url)

@@ -1,4 +1,4 @@
-"""What is refused before anything is sent, and what is sent."""
+"""What is rejected before anything is sent, and what is sent."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from .conftest import KEY
 
 IMAGE = "https://example.com/start.jpg"
 
-REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+REJECTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["prompt", "required"]),
     ({"prompt": ""}, ["prompt", "at least 1 character"]),
     ({"prompt": " \n\t "}, ["prompt", "blank"]),
@@ -67,19 +67,19 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "words"), REFUSALS, ids=[str(fields)[:60] for fields, _ in REFUSALS])
-def test_a_refusal_names_the_field_and_what_is_allowed(fields: dict[str, Any], words: list[str]) -> None:
+@pytest.mark.parametrize(("fields", "words"), REJECTIONS, ids=[str(fields)[:60] for fields, _ in REJECTIONS])
+def test_rejection_names_the_field_and_the_allowed_values(fields: dict[str, Any], words: list[str]) -> None:
     prompt = {"prompt": "A kite"} if fields else {}
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as raised:
         VideoRequest.model_validate(prompt | fields)
-    message = str(refused.value)
+    message = str(raised.value)
     assert [word for word in words if word not in message] == []
 
 
-def test_a_refusal_does_not_repeat_the_password_it_is_about() -> None:
-    with pytest.raises(ValidationError) as refused:
+def test_rejection_does_not_repeat_the_password() -> None:
+    with pytest.raises(ValidationError) as raised:
         VideoRequest(prompt="A kite", image_urls=["https://me:hunter2@example.com/a.jpg"])
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_refusal_does_not_repeat_the_password_it_is_about() -> None:
         ("https://Example.com/%7Ea.jpg?sig=a%2Fb+c%3D&x='|", "https://Example.com/%7Ea.jpg?sig=a%2Fb+c%3D&x='|"),
     ],
 )
-def test_an_image_address_is_sent_in_the_form_that_every_parser_reads(url: str, sent: str) -> None:
+def test_image_url_is_sent_normalized(url: str, sent: str) -> None:
     request = VideoRequest(prompt="A kite", image_urls=[url])
     assert request.body()["input"]["image_urls"] == [sent]
     assert VideoRequest(prompt="A kite", image_urls=[sent]) == request
@@ -143,26 +143,26 @@ BODIES: list[tuple[dict[str, Any], str | None, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("fields", "callback_url", "body"), BODIES)
-def test_the_body_is_the_documented_one(fields: dict[str, Any], callback_url: str | None, body: dict[str, Any]) -> None:
+def test_body_is_as_documented(fields: dict[str, Any], callback_url: str | None, body: dict[str, Any]) -> None:
     assert VideoRequest.model_validate(fields).body(callback_url) == body
 
 
-def test_an_empty_callback_url_means_polling() -> None:
+def test_empty_callback_url_means_polling() -> None:
     body = VideoRequest(prompt="A kite").body("")
     assert body["request_type"] == "async"
     assert "callback_url" not in body
 
 
-def test_the_longest_prompt_is_taken() -> None:
+def test_longest_prompt_is_accepted() -> None:
     assert len(VideoRequest(prompt="ä" * 10_000).prompt) == 10_000
 
 
-def test_requests_are_equal_by_what_they_ask_for() -> None:
+def test_requests_with_the_same_content_are_equal() -> None:
     assert VideoRequest(prompt="A kite") == VideoRequest(prompt="A kite", mode="text-to-video", duration=4)
     assert VideoRequest(prompt="A kite") != VideoRequest(prompt="A kite", duration=8)
 
 
-def test_a_request_cannot_be_changed() -> None:
+def test_request_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         VideoRequest(prompt="A kite").duration = 8  # type: ignore[misc]
 
@@ -185,24 +185,26 @@ requests = st.builds(
 
 
 @given(requests)
-def test_json_there_and_back_is_the_same_request(request: VideoRequest) -> None:
+def test_request_survives_a_json_round_trip(request: VideoRequest) -> None:
     assert VideoRequest.model_validate_json(request.model_dump_json()) == request
 
 
 @given(requests, st.none() | urls)
-def test_the_sandbox_accepts_the_body_of_every_valid_request(request: VideoRequest, callback_url: str | None) -> None:
+def test_sandbox_model_accepts_every_valid_body(request: VideoRequest, callback_url: str | None) -> None:
     sent = json.loads(json.dumps(request.body(callback_url)))
-    taken = GenerationRequest.model_validate_json(json.dumps(sent))
-    assert taken.input.model_dump(exclude_none=True) == sent["input"]
-    assert taken.active_callback_url == callback_url
+    parsed = GenerationRequest.model_validate_json(json.dumps(sent))
+    assert parsed.input.model_dump(exclude_none=True) == sent["input"]
+    assert parsed.active_callback_url == callback_url
 
 
-# The server is shared and stateless for the purpose; the deadline is the machine's business.
+# The server is shared, but no state of it matters here. No deadline: the machine may be slow.
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=requests)
-def test_the_running_sandbox_accepts_them_too(own_sandbox_server: SandboxServer, request: VideoRequest) -> None:
+def test_running_sandbox_accepts_every_valid_body(
+    realtime_sandbox_server: SandboxServer, request: VideoRequest
+) -> None:
     answer = httpx.post(
-        f"{own_sandbox_server.base_url}/api/v1/generateTask/sora-2",
+        f"{realtime_sandbox_server.base_url}/api/v1/generateTask/sora-2",
         json=request.body(),
         headers={"Authorization": f"Bearer {KEY}"},
         trust_env=False,

@@ -1,4 +1,4 @@
-"""A scripted HTTP server on loopback for what no web framework would send, and which keeps what reached it."""
+"""A scripted HTTP server on loopback: sends what no web framework would, and records the requests it receives."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.blocks.wire import listening
 
 @dataclass
 class Exchange:
-    """One request that arrived whole, and the way back."""
+    """One complete request, and the connection to answer it on."""
 
     head: str
     body: bytes
@@ -24,7 +24,7 @@ class Exchange:
     writer: asyncio.StreamWriter
 
     def header(self, name: str) -> str | None:
-        """The value of a request header, None when it was not sent."""
+        """The value of a request header, or None if it was not sent."""
         for line in self.head.split("\r\n")[1:]:
             key, _, value = line.partition(":")
             if key.lower() == name.lower():
@@ -41,7 +41,7 @@ Answer = Callable[[Exchange], Awaitable[None]]
 
 @dataclass
 class WireServer:
-    """Gives its scripted answers in turn, the last one for ever."""
+    """Gives its scripted answers in order, then repeats the last one forever."""
 
     answers: list[Answer]
     scheme: str = "http"
@@ -70,7 +70,7 @@ class WireServer:
 
 @asynccontextmanager
 async def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[WireServer]:
-    """Runs such a server; at the end every connection is closed, whatever hangs in it."""
+    """Runs such a server. At the end it closes every connection, even one that hangs."""
     server = WireServer(list(answers), scheme="https" if tls else "http")
     async with listening(server._serve, tls) as endpoint:
         server.port = int(endpoint.rpartition(":")[2])
@@ -78,12 +78,14 @@ async def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncI
 
 
 def http(status: int, body: bytes | str | dict[str, Any] = b"", **headers: str) -> bytes:
-    """A whole HTTP reply. Underscores in header names stand for hyphens."""
+    """A complete HTTP reply. Underscores in header names stand for hyphens."""
     if isinstance(body, dict):
         body = json.dumps(body)
     content = body.encode() if isinstance(body, str) else body
-    given = {"content-length": str(len(content))} | {name.replace("_", "-"): value for name, value in headers.items()}
-    lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in given.items())]
+    all_headers = {"content-length": str(len(content))} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in all_headers.items())]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 
@@ -92,7 +94,7 @@ def envelope(data: Any, code: int = 200, message: str = "success") -> dict[str, 
 
 
 def reply(content: bytes) -> Answer:
-    """Sends these bytes and keeps the connection."""
+    """Sends these bytes and keeps the connection open."""
 
     async def answer(exchange: Exchange) -> None:
         await exchange.send(content)
@@ -118,12 +120,12 @@ async def reset(exchange: Exchange) -> None:
 
 
 async def hang(exchange: Exchange) -> None:
-    """Says nothing until the client hangs up."""
+    """Sends nothing until the client hangs up."""
     await exchange.reader.read()
 
 
 def trickle(content: bytes, *, pause_seconds: float = 0.02) -> Answer:
-    """Sends a byte at a time: each one comes in time, the whole never does."""
+    """Sends one byte at a time: each arrives in time, but the complete reply never does."""
 
     async def answer(exchange: Exchange) -> None:
         for number in range(len(content)):

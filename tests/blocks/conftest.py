@@ -1,4 +1,4 @@
-"""A real object store for the whole session, and buckets of their own for the tests."""
+"""Real object stores for the whole session, and a new bucket for each test."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,14 +20,14 @@ CHECKOUT = Path(__file__).parents[2]
 CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")
 
 SMALL_REQUEST_BYTES = 6 * 2**20
-"""Of one byte more, the store's client still makes two parts."""
+"""With one byte more, the store's client still uploads two parts."""
 
 OpenStore = Callable[..., ObjectStore]
 
 
 @pytest.fixture(scope="session")
-def own_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
-    """MinIO; it is built into the checkout's `.local/bin` where it is missing."""
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    """MinIO. If it is missing, it is built into the checkout's `.local/bin`."""
     folder = tmp_path_factory.mktemp("own-minio")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(STORE_VARIABLE, raising=False)
@@ -41,7 +41,7 @@ def own_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
 
 
 @pytest.fixture(scope="session")
-def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
     """SeaweedFS, the fallback."""
     folder = tmp_path_factory.mktemp("own-seaweedfs")
     with pytest.MonkeyPatch.context() as patch:
@@ -55,35 +55,35 @@ def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSt
 
 @pytest.fixture
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files go in parts from 6 MiB on, not from 32."""
+    """Files are uploaded in parts above 6 MiB, instead of above 32."""
     monkeypatch.setattr(blocks.object_store, "ONE_REQUEST_BYTES", SMALL_REQUEST_BYTES)
 
 
 @pytest.fixture
-def own_archive(own_minio: ObjectStoreServer) -> VideoArchive:
-    """MinIO, with a bucket that does not exist yet."""
-    return archive(own_minio.endpoint)
+def minio_archive(minio_server: ObjectStoreServer) -> VideoArchive:
+    """A block for MinIO, with a bucket that does not exist yet."""
+    return archive(minio_server.endpoint)
 
 
 @pytest.fixture
-async def own_open() -> AsyncIterator[OpenStore]:
-    """Opens the store of an archive; all are closed at the end."""
-    opened: list[ObjectStore] = []
+async def open_store() -> AsyncIterator[OpenStore]:
+    """Opens the store of an archive block; all are closed at the end of the test."""
+    stores: list[ObjectStore] = []
 
-    def open_store(of: VideoArchive) -> ObjectStore:
-        store = of.store()
-        opened.append(store)
+    def open_one(block: VideoArchive) -> ObjectStore:
+        store = block.store()
+        stores.append(store)
         return store
 
-    yield open_store
-    for store in opened:
+    yield open_one
+    for store in stores:
         await store.aclose()
 
 
 @pytest.fixture
-async def own_store(own_archive: VideoArchive, own_open: OpenStore) -> ObjectStore:
-    """A bucket in MinIO, ready."""
-    store = own_open(own_archive)
+async def minio_store(minio_archive: VideoArchive, open_store: OpenStore) -> ObjectStore:
+    """A bucket in MinIO, created and checked."""
+    store = open_store(minio_archive)
     await store.create_bucket()
     await ensure_ready(store)
     return store

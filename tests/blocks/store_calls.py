@@ -1,4 +1,4 @@
-"""Every call of the object store."""
+"""Makes every call that an object store offers."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the API block takes, refuses and shows."""
+"""What the API block accepts, rejects and shows."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ def api(**fields: Any) -> ApixoApi:
     return ApixoApi(**({"api_key": Secret(value=KEY)} | fields))
 
 
-def test_the_defaults_are_the_providers_advice() -> None:
+def test_defaults_follow_provider_advice() -> None:
     block = api()
     assert (block.base_url, block.initial_wait_seconds, block.poll_interval_seconds) == (
         "https://api.apixo.ai",
@@ -33,7 +33,7 @@ def test_the_defaults_are_the_providers_advice() -> None:
     assert block.lease_seconds == 2 * block.submit_timeout_seconds
 
 
-REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+REJECTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"result_valid_hours": 0.1}, ["result_valid_hours", "24"]),
     ({"base_url": ""}, ["base_url", "https://api.example.com"]),
     ({"base_url": "api.apixo.ai"}, ["base_url", "https://api.example.com"]),
@@ -74,17 +74,17 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "words"), REFUSALS, ids=[str(fields)[:60] for fields, _ in REFUSALS])
-def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValidationError) as refused:
+@pytest.mark.parametrize(("fields", "words"), REJECTIONS, ids=[str(fields)[:60] for fields, _ in REJECTIONS])
+def test_rejection_names_the_field_and_what_to_do(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as raised:
         api(**fields)
-    message = str(refused.value)
+    message = str(raised.value)
     assert [word for word in words if word not in message] == []
     assert KEY not in message
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "stored_url"),
     [
         (" https://api.apixo.ai/ ", "https://api.apixo.ai"),
         ("https://gateway.example.com/apixo/", "https://gateway.example.com/apixo"),
@@ -95,16 +95,16 @@ def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words:
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_a_base_url_is_kept_without_its_last_slash(given: str, kept: str) -> None:
-    assert api(base_url=given).base_url == kept
+def test_base_url_is_stored_without_trailing_slash(given: str, stored_url: str) -> None:
+    assert api(base_url=given).base_url == stored_url
 
 
-@pytest.mark.parametrize("emptied", ["", " "])
-def test_an_emptied_callback_url_is_none(emptied: str) -> None:
-    assert api(callback_url=emptied).callback_url is None
+@pytest.mark.parametrize("blank", ["", " "])
+def test_blank_callback_url_becomes_none(blank: str) -> None:
+    assert api(callback_url=blank).callback_url is None
 
 
-def test_callback_urls_carry_the_key_and_its_signature() -> None:
+def test_callback_url_has_the_key_and_its_signature() -> None:
     block = api(callback_url="https://c.example.com/hooks/", callback_secret=Secret(value="long random text"))
     token = hmac.new(b"long random text", b"spring-sale-03", hashlib.sha256).hexdigest()
     assert block.callback_token("spring-sale-03") == token
@@ -112,8 +112,8 @@ def test_callback_urls_carry_the_key_and_its_signature() -> None:
     assert block.callback_token("spring-sale-04") != token
 
 
-def test_each_attempt_has_a_callback_url_of_its_own() -> None:
-    """A late call for the first attempt must not be taken for the second one's."""
+def test_each_attempt_has_its_own_callback_url() -> None:
+    """A late callback for the first attempt must not be taken for the second attempt's."""
     block = api(callback_url="https://c.example.com", callback_secret=Secret(value="long random text"))
     token = hmac.new(b"long random text", b"spring-sale-03/2", hashlib.sha256).hexdigest()
     assert block.callback_token("spring-sale-03", 2) == token
@@ -123,28 +123,26 @@ def test_each_attempt_has_a_callback_url_of_its_own() -> None:
     assert len(tokens) == 4 * 29
 
 
-def test_without_a_callback_url_the_pipeline_polls() -> None:
+def test_without_callback_url_the_pipeline_polls() -> None:
     assert api().callback_url_for("k") is None
     assert api(callback_secret=Secret(value="long random text")).callback_url_for("k") is None
     with pytest.raises(ValueError, match="no callback_secret"):
         api().callback_token("k")
 
 
-@pytest.mark.parametrize("digits", ["0123456", "1e5", "true", "null", '"quoted"', "2026-01-01"])
-async def test_a_key_that_looks_like_something_else_stays_text(digits: str) -> None:
-    async with api(api_key=Secret(value=digits)).client() as client:
-        assert client._http.headers["authorization"] == f"Bearer {digits}"
+@pytest.mark.parametrize("text", ["0123456", "1e5", "true", "null", '"quoted"', "2026-01-01"])
+async def test_api_key_that_looks_like_another_type_stays_text(text: str) -> None:
+    async with api(api_key=Secret(value=text)).client() as client:
+        assert client._http.headers["authorization"] == f"Bearer {text}"
 
 
-@pytest.mark.parametrize(
-    "digits", ["0123456789012345", "1e0000000000000005", '"quoted and long"', "[1, 2, 3, 4, 5, 6]"]
-)
-def test_a_callback_secret_that_looks_like_something_else_stays_text(digits: str) -> None:
-    expected = hmac.new(digits.encode(), b"k", hashlib.sha256).hexdigest()
-    assert api(callback_secret=Secret(value=digits)).callback_token("k") == expected
+@pytest.mark.parametrize("text", ["0123456789012345", "1e0000000000000005", '"quoted and long"', "[1, 2, 3, 4, 5, 6]"])
+def test_callback_secret_that_looks_like_another_type_stays_text(text: str) -> None:
+    expected = hmac.new(text.encode(), b"k", hashlib.sha256).hexdigest()
+    assert api(callback_secret=Secret(value=text)).callback_token("k") == expected
 
 
-async def test_the_client_has_the_blocks_address_and_limits() -> None:
+async def test_client_has_the_url_and_limits_of_the_block() -> None:
     block = api(base_url="http://127.0.0.1:8080", submit_timeout_seconds=7, requests_per_minute=120)
     async with block.client(max_tries=2) as client:
         assert repr(client) == "ApixoClient(base_url='http://127.0.0.1:8080')"
@@ -153,12 +151,12 @@ async def test_the_client_has_the_blocks_address_and_limits() -> None:
         assert client._limiter.max_rate / client._limiter.time_period == 2
 
 
-def test_an_empty_key_is_noticed_before_anything_is_sent() -> None:
+def test_empty_api_key_is_rejected_before_anything_is_sent() -> None:
     with pytest.raises(ValueError, match="API key"):
         api(api_key=Secret(value="")).client()
 
 
-def test_the_key_shows_nowhere() -> None:
+def test_secrets_are_not_in_repr_or_dump() -> None:
     block = api(callback_secret=Secret(value="callbacks-5ec7e7"))
     for text in (
         repr(block),
@@ -171,7 +169,7 @@ def test_the_key_shows_nowhere() -> None:
     assert "5ec7e7" not in block.model_dump_json()
 
 
-def test_a_stored_secret_block_is_referred_to_and_not_copied() -> None:
+def test_stored_secret_block_is_referenced_and_not_copied() -> None:
     stored: Secret[Any] = Secret(value=SecretStr(KEY))
     stored._block_document_id = uuid4()
     document = api(api_key=stored)._to_block_document("default", uuid4(), uuid4(), include_secrets=True)

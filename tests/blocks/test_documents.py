@@ -1,4 +1,4 @@
-"""Both blocks saved to and loaded from a real Prefect API, which runs inside this process."""
+"""Both blocks, saved to and loaded from a real Prefect API that runs inside this process."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from blocks import ApixoApi, VideoArchive
 from tests.support.prefect_home import prepare
 
 KEY = "0123456789012345"
-"""Of digits, with a zero in front: as a number it would be another one."""
+"""Digits with a leading zero: read as a number, the key would change."""
 
 
 @dataclass
-class Stored:
-    """What the API tells of the documents, and what is loaded from them."""
+class StoredBlocks:
+    """What the API returns for the documents, and the blocks that are loaded from them."""
 
     api_document: dict[str, Any]
     api_references: dict[str, Any]
@@ -36,10 +36,10 @@ class Stored:
     archive: VideoArchive
 
 
-# Not for the session: the settings changed here must be back when tests of other files run.
+# Not session-scoped: the settings changed here must be restored before tests of other files run.
 @pytest.fixture(scope="module")
-async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stored]:
-    """One round for all tests."""
+async def stored_blocks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoredBlocks]:
+    """The blocks, saved and loaded once for all tests."""
     from prefect.server.api.server import create_app  # noqa: PLC0415 - takes seconds, and only this fixture needs it
 
     database = prepare(tmp_path_factory.mktemp("own-prefect")) / "prefect.db"
@@ -49,19 +49,19 @@ async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             {
                 PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
                 PREFECT_API_URL: None,
-                PREFECT_API_BLOCKS_REGISTER_ON_START: False,  # dozens of block types that nobody asks for here
+                PREFECT_API_BLOCKS_REGISTER_ON_START: False,  # dozens of block types that are not needed here
                 PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
                 PREFECT_SERVER_ANALYTICS_ENABLED: False,
             }
         ),
     ):
-        # Each loaded block emits an event, and Prefect would start a second server, as a process, to take it.
+        # Each loaded block emits an event, and Prefect would start a second server process to receive it.
         patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
         async with PrefectClient(create_app(ephemeral=True, webserver_only=True)) as client:
-            yield await _round(client)
+            yield await _save_and_load(client)
 
 
-async def _round(client: PrefectClient) -> Stored:
+async def _save_and_load(client: PrefectClient) -> StoredBlocks:
     for name in ("own-api-key", "own-callback-secret"):
         await Secret(value=KEY).asave(name, client=client)
     await ApixoApi(
@@ -78,7 +78,7 @@ async def _round(client: PrefectClient) -> Stored:
     shown = await client.read_block_document_by_name("own", "apixo-api", include_secrets=False)
     archive_shown = await client.read_block_document_by_name("own", "video-archive", include_secrets=False)
     await Secret(value="rotated").asave("own-api-key", overwrite=True, client=client)
-    return Stored(
+    return StoredBlocks(
         api_document=document.data,
         api_references=document.block_document_references,
         api_shown=shown.data,
@@ -89,26 +89,26 @@ async def _round(client: PrefectClient) -> Stored:
     )
 
 
-async def test_a_loaded_block_is_the_saved_one(own_stored: Stored) -> None:
-    assert own_stored.api.deadline_seconds == 900
-    assert own_stored.archive.endpoint == "minio:9000"
-    assert own_stored.archive.secret_key.get_secret_value() == KEY
-    async with own_stored.api.client() as client:
+async def test_loaded_blocks_equal_the_saved_ones(stored_blocks: StoredBlocks) -> None:
+    assert stored_blocks.api.deadline_seconds == 900
+    assert stored_blocks.archive.endpoint == "minio:9000"
+    assert stored_blocks.archive.secret_key.get_secret_value() == KEY
+    async with stored_blocks.api.client() as client:
         assert client._http.headers["authorization"] == f"Bearer {KEY}"
-    assert own_stored.api.callback_url_for("k")
+    assert stored_blocks.api.callback_url_for("k")
 
 
-async def test_the_documents_refer_to_the_secret_blocks(own_stored: Stored) -> None:
-    names = {field: found["block_document"]["name"] for field, found in own_stored.api_references.items()}
+async def test_documents_reference_the_secret_blocks(stored_blocks: StoredBlocks) -> None:
+    names = {field: found["block_document"]["name"] for field, found in stored_blocks.api_references.items()}
     assert names == {"api_key": "own-api-key", "callback_secret": "own-callback-secret"}
 
 
-async def test_a_key_that_is_changed_in_its_secret_block_is_the_one_that_is_used(own_stored: Stored) -> None:
-    async with own_stored.rotated.client() as client:
+async def test_key_changed_in_its_secret_block_is_used(stored_blocks: StoredBlocks) -> None:
+    async with stored_blocks.rotated.client() as client:
         assert client._http.headers["authorization"] == "Bearer rotated"
 
 
-async def test_the_api_shows_no_secret_to_who_does_not_ask_for_them(own_stored: Stored) -> None:
-    assert KEY not in str(own_stored.api_shown)
-    assert KEY not in str(own_stored.archive_shown)
-    assert KEY not in f"{own_stored.api!r} {own_stored.archive!r}"
+async def test_secrets_are_hidden_unless_requested(stored_blocks: StoredBlocks) -> None:
+    assert KEY not in str(stored_blocks.api_shown)
+    assert KEY not in str(stored_blocks.archive_shown)
+    assert KEY not in f"{stored_blocks.api!r} {stored_blocks.archive!r}"

@@ -1,4 +1,4 @@
-"""The object store against a real MinIO: conditional writes above all, for the ledger stands on them."""
+"""The object store against a real MinIO: above all conditional writes, because the ledger relies on them."""
 
 import asyncio
 import secrets
@@ -23,8 +23,8 @@ WRITERS = 64
 T = TypeVar("T")
 
 
-async def racing(store: ObjectStore, name: str, *, etag: str | None) -> list[bytes]:
-    """Lets many write at once; returns what the winners wrote. All contents differ: equal ones have equal etags."""
+async def race_writers(store: ObjectStore, name: str, *, etag: str | None) -> list[bytes]:
+    """Starts many writers at once; returns what the winners wrote. Contents differ, as equal ones have equal etags."""
 
     async def write(content: bytes) -> bytes | None:
         try:
@@ -37,33 +37,33 @@ async def racing(store: ObjectStore, name: str, *, etag: str | None) -> list[byt
     return [content for content in written if content is not None]
 
 
-@pytest.fixture(params=["own_minio", "own_seaweedfs"])
-async def own_any_store(request: pytest.FixtureRequest, own_open: OpenStore) -> ObjectStore:
-    """Each of the two stores that a local stack may have, with a new bucket."""
+@pytest.fixture(params=["minio_server", "seaweedfs_server"])
+async def any_store(request: pytest.FixtureRequest, open_store: OpenStore) -> ObjectStore:
+    """Each of the two stores that a local stack may use, with a new bucket."""
     server: ObjectStoreServer = request.getfixturevalue(request.param)
-    store = own_open(archive(server.endpoint))
+    store = open_store(archive(server.endpoint))
     await store.create_bucket()
     await ensure_ready(store)
     return store
 
 
-async def test_of_many_writers_one_creates_the_object(own_any_store: ObjectStore) -> None:
-    winners = await racing(own_any_store, "ledger/a.json", etag=None)
-    stored = await own_any_store.get("ledger/a.json")
+async def test_exactly_one_of_many_writers_creates_the_object(any_store: ObjectStore) -> None:
+    winners = await race_writers(any_store, "ledger/a.json", etag=None)
+    stored = await any_store.get("ledger/a.json")
     assert stored is not None
     assert winners == [stored.data]
 
 
-async def test_of_many_writers_one_changes_the_object(own_any_store: ObjectStore) -> None:
-    first = await own_any_store.put_if("ledger/a.json", b"first", etag=None)
-    winners = await racing(own_any_store, "ledger/a.json", etag=first)
-    stored = await own_any_store.get("ledger/a.json")
+async def test_exactly_one_of_many_writers_changes_the_object(any_store: ObjectStore) -> None:
+    first = await any_store.put_if("ledger/a.json", b"first", etag=None)
+    winners = await race_writers(any_store, "ledger/a.json", etag=first)
+    stored = await any_store.get("ledger/a.json")
     assert stored is not None
     assert winners == [stored.data]
 
 
-async def test_a_conditional_write_keeps_its_condition(own_any_store: ObjectStore) -> None:
-    store = own_any_store
+async def test_conditional_write_enforces_its_condition(any_store: ObjectStore) -> None:
+    store = any_store
     first = await store.put_if("ledger/a.json", b"1", etag=None)
     with pytest.raises(PreconditionFailedError, match=r"ledger/a\.json"):
         await store.put_if("ledger/a.json", b"lost", etag=None)
@@ -81,8 +81,8 @@ async def test_a_conditional_write_keeps_its_condition(own_any_store: ObjectStor
     assert await store.get("ledger/a.json") is None
 
 
-async def test_making_ready_twice_or_at_once_is_fine(own_archive: VideoArchive, own_open: OpenStore) -> None:
-    stores = [own_open(own_archive) for _ in range(4)]
+async def test_setup_may_run_twice_or_concurrently(minio_archive: VideoArchive, open_store: OpenStore) -> None:
+    stores = [open_store(minio_archive) for _ in range(4)]
     created = await asyncio.gather(*(store.create_bucket() for store in stores))
     assert any(created)
     assert not await stores[0].create_bucket()
@@ -95,36 +95,36 @@ async def test_making_ready_twice_or_at_once_is_fine(own_archive: VideoArchive, 
 
 
 @pytest.mark.parametrize("name", ["a", "videos/2026/03/01/k/video.mp4", "open/a.b_c-d", "odd name+ü&?#%/x"])
-async def test_an_object_comes_back_as_it_was_written(own_store: ObjectStore, name: str) -> None:
+async def test_object_is_read_back_as_written(minio_store: ObjectStore, name: str) -> None:
     for data in (b"", b"\x00\xff" * 1000):
-        await own_store.put(name, data, content_type="application/json")
-        stored = await own_store.get(name)
+        await minio_store.put(name, data, content_type="application/json")
+        stored = await minio_store.get(name)
         assert stored is not None
         assert stored.data == data
-    assert name in await own_store.names("")
+    assert name in await minio_store.names("")
     for _ in range(2):
-        await own_store.remove(name)
-    assert await own_store.get(name) is None
-    assert await own_store.digest(name) is None
+        await minio_store.remove(name)
+    assert await minio_store.get(name) is None
+    assert await minio_store.digest(name) is None
 
 
-async def test_names_are_those_below_the_prefix_sorted(own_store: ObjectStore) -> None:
+async def test_names_are_sorted_and_limited_to_the_prefix(minio_store: ObjectStore) -> None:
     for name in ("open/b", "open/a", "open/c/d", "opening", "ledger/a.json"):
-        await own_store.put(name, b"")
-    assert await own_store.names("open/") == ["open/a", "open/b", "open/c/d"]
-    assert await own_store.names("nothing/") == []
+        await minio_store.put(name, b"")
+    assert await minio_store.names("open/") == ["open/a", "open/b", "open/c/d"]
+    assert await minio_store.names("nothing/") == []
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 999, 1_000, 1_001, 3_000_000])
-async def test_of_an_object_no_more_than_asked_for_is_read(own_store: ObjectStore, size_bytes: int) -> None:
+async def test_read_returns_at_most_max_bytes(minio_store: ObjectStore, size_bytes: int) -> None:
     content = secrets.token_bytes(size_bytes)
-    await own_store.put("plan.csv", content)
-    assert await own_store.read("plan.csv", max_bytes=1_000) == content[:1_000]
-    assert await own_store.read("plan.csv", max_bytes=2_500_000) == content[:2_500_000]
-    assert await own_store.read("nothing.csv", max_bytes=1_000) is None
+    await minio_store.put("plan.csv", content)
+    assert await minio_store.read("plan.csv", max_bytes=1_000) == content[:1_000]
+    assert await minio_store.read("plan.csv", max_bytes=2_500_000) == content[:2_500_000]
+    assert await minio_store.read("nothing.csv", max_bytes=1_000) is None
 
 
-async def test_an_object_that_is_cut_on_its_way_is_no_answer(own_open: OpenStore) -> None:
+async def test_truncated_object_raises_store_unavailable(open_store: OpenStore) -> None:
     cut = http(200, b"prompt\nA ki", **{"content-length": "20"})
 
     async def answer(_: str, writer: asyncio.StreamWriter) -> None:
@@ -134,15 +134,15 @@ async def test_an_object_that_is_cut_on_its_way_is_no_answer(own_open: OpenStore
 
     async with listening(FakeStore(answer).handle) as endpoint:
         with pytest.raises(StoreUnavailableError):
-            await own_open(archive(endpoint)).read("plan.csv", max_bytes=1_000)
+            await open_store(archive(endpoint)).read("plan.csv", max_bytes=1_000)
 
 
-async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
-    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
+async def test_lost_reply_raises_store_unavailable_though_the_object_is_written(
+    minio_store: ObjectStore, minio_server: ObjectStoreServer, open_store: OpenStore
 ) -> None:
-    proxy = LosingProxy(own_minio.endpoint, loses="if-none-match")
+    proxy = LosingProxy(minio_server.endpoint, loses="if-none-match")
     async with listening(proxy.handle) as endpoint:
-        losing = own_open(archive(endpoint, bucket=own_store.bucket))
+        losing = open_store(archive(endpoint, bucket=minio_store.bucket))
         with pytest.raises(StoreUnavailableError) as raised:
             await losing.put_if("ledger/a.json", b"mine", etag=None)
         assert raised.value.retryable
@@ -151,31 +151,31 @@ async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
         stored = await losing.get("ledger/a.json")
         assert stored is not None
         assert stored.data == b"mine"
-        # What the ledger does then: the same write is refused, and the record says that it was our own.
+        # What the ledger does next: the same write is rejected, and the record shows that it was our own.
         with pytest.raises(PreconditionFailedError):
             await losing.put_if("ledger/a.json", b"mine", etag=None)
 
 
-async def test_a_thousand_reads_at_once_all_succeed(own_store: ObjectStore) -> None:
-    await own_store.put("ledger/a.json", b"{}")
-    found = await asyncio.gather(*(own_store.get("ledger/a.json") for _ in range(1_000)))
+async def test_a_thousand_concurrent_reads_succeed(minio_store: ObjectStore) -> None:
+    await minio_store.put("ledger/a.json", b"{}")
+    found = await asyncio.gather(*(minio_store.get("ledger/a.json") for _ in range(1_000)))
     assert [item.data for item in found if item] == [b"{}"] * 1_000
 
 
-async def test_a_listing_has_names_times_and_sizes(own_store: ObjectStore) -> None:
+async def test_listing_has_names_times_and_sizes(minio_store: ObjectStore) -> None:
     began = datetime.now(UTC).replace(microsecond=0)
     for index in range(1_001):  # more than one page
-        await own_store.put(f"open/{index:04}", bytes(index % 3))
-    listed = await own_store.listed("open/")
+        await minio_store.put(f"open/{index:04}", bytes(index % 3))
+    listed = await minio_store.listed("open/")
     assert [item.name for item in listed] == [f"open/{index:04}" for index in range(1_001)]
     assert [item.size_bytes for item in listed[:4]] == [0, 1, 2, 0]
     assert all(began <= item.modified <= datetime.now(UTC) for item in listed)
     with pytest.raises(ValueError, match="ends with a slash"):
-        await own_store.names("open")
+        await minio_store.names("open")
 
 
-class Watched(ObjectStore):
-    """Keeps what is requested, and loses the replies to some."""
+class WatchedStore(ObjectStore):
+    """Records what is requested, and loses the replies to some requests."""
 
     requests: list[str]
     loses: str = "nothing"
@@ -189,8 +189,8 @@ class Watched(ObjectStore):
 
 
 @pytest.mark.usefixtures("small_requests")
-async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp_path: Path) -> None:
-    store = Watched(own_store._connection, own_store.bucket)
+async def test_subclass_can_watch_every_request_and_lose_replies(minio_store: ObjectStore, tmp_path: Path) -> None:
+    store = WatchedStore(minio_store._connection, minio_store.bucket)
     store.requests = []
     (tmp_path / "small").write_bytes(b"video")
     (tmp_path / "large").write_bytes(bytes(SMALL_REQUEST_BYTES + 1))
@@ -220,10 +220,10 @@ async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp
     await store.aclose()
 
 
-async def test_whether_any_name_begins_so(own_any_store: ObjectStore) -> None:
+async def test_any_begins_finds_names_with_the_prefix(any_store: ObjectStore) -> None:
     for number in range(3):
-        await own_any_store.put_if(f"ledger/spring-{number}.json", b"{}", etag=None)
-    assert await own_any_store.any_begins("ledger/spring-")
-    assert await own_any_store.any_begins("ledger/spr")
-    assert not await own_any_store.any_begins("ledger/spring-3")
-    assert not await own_any_store.any_begins("ledger/autumn-")
+        await any_store.put_if(f"ledger/spring-{number}.json", b"{}", etag=None)
+    assert await any_store.any_begins("ledger/spring-")
+    assert await any_store.any_begins("ledger/spr")
+    assert not await any_store.any_begins("ledger/spring-3")
+    assert not await any_store.any_begins("ledger/autumn-")

@@ -1,4 +1,4 @@
-"""What a video costs, by its model. No price is ever made up."""
+"""What a video costs, by its model. Unknown prices stay unknown."""
 
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ PRICES = {"veo-3-1": Price(per_video=Decimal(3)), "kling-2-6": Price(per_second=
     [
         ("sora-2", 8, "0.8"),
         ("kling-2-6", 10, "5.0"),
-        ("kling-2-6", None, None),  # what has no length has no price per second
+        ("kling-2-6", None, None),  # without a duration, there is no price per second
         ("veo-3-1", None, "3"),
         ("veo-3-1", 8, "3"),
         ("sora-2-pro", 8, None),
@@ -30,7 +30,7 @@ def test_each_model_has_its_own_price_or_none(model: str, seconds: int | None, p
     assert (None if found is None else str(found)) == price
 
 
-def test_the_list_wins_over_the_price_of_the_default_model() -> None:
+def test_price_list_overrides_the_price_per_second() -> None:
     listed = {"sora-2": Price(per_second=Decimal(2))}
     assert api(price_per_second=Decimal(1), prices=listed).price("sora-2", 4) == 8
     assert api().price("sora-2", 4) is None
@@ -39,7 +39,7 @@ def test_the_list_wins_over_the_price_of_the_default_model() -> None:
 @pytest.mark.parametrize(
     "fields", [{}, {"per_second": 1, "per_video": 1}, {"per_second": -1}, {"per_video": "NaN"}, {"per_minute": 1}]
 )
-def test_a_price_is_of_one_kind_and_no_less_than_nothing(fields: dict[str, Any]) -> None:
+def test_price_has_exactly_one_unit_and_is_not_negative(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Price.model_validate(fields)
 
@@ -48,7 +48,7 @@ def api(**fields: Any) -> ApixoApi:
     return ApixoApi(api_key=Secret(value="key"), **fields)
 
 
-def test_polling_follows_the_advice_for_the_model_until_a_person_says_otherwise() -> None:
+def test_poll_timing_follows_the_model_unless_configured() -> None:
     assert api().timing("sora-2") == (180, 10)
     assert api().timing("kling-2-6") == (60, 15)
     assert api().timing("future-1") == (180, 10)

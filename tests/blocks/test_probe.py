@@ -1,4 +1,4 @@
-"""What a store has to prove before anything is paid for, and what is said of one that cannot."""
+"""What a store must prove before anything is paid for, and what is reported about one that cannot."""
 
 import asyncio
 import json
@@ -22,26 +22,26 @@ from .wire import http, listening, s3_error
 LAST_MODIFIED = "Sun, 01 Mar 2026 12:00:00 GMT"
 
 
-def same(value: str) -> str:
+def unchanged(value: str) -> str:
     return value
 
 
 @dataclass
 class SmallStore:
-    """An S3 store of one bucket, in memory. Each field is something that it, or what stands before it, does wrong."""
+    """An S3 store with one bucket, in memory. The first fields are what it, or a proxy in front of it, does wrong."""
 
-    keeps: tuple[str, ...] = ("if-none-match", "if-match")
-    sent_etag: Callable[[str], str] = same
+    enforces: tuple[str, ...] = ("if-none-match", "if-match")
+    sent_etag: Callable[[str], str] = unchanged
     sent_data: Callable[[bytes], bytes] = bytes
     max_bytes: int = 1_000_000_000
     ahead_seconds: float = 0
     lists: bool = True
     deletes: bool = True
-    refuses: Callable[[str, dict[str, str]], bytes | None] = lambda method, headers: None
+    rejects: Callable[[str, dict[str, str]], bytes | None] = lambda method, headers: None
     racy: str = ""
-    """The condition that is checked some time before it is acted upon."""
+    """The condition that is checked some time before the write happens."""
     busy: bytes = b""
-    """The answer to two writes of three."""
+    """The answer to two out of three writes."""
     busy_at_first: list[bytes] = field(default_factory=list)
     """The answers to its first requests."""
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class SmallStore:
             await writer.drain()
 
     async def answer(self, method: str, target: str, name: str, headers: dict[str, str], body: bytes) -> bytes:
-        await asyncio.sleep(0)  # so that others come in between
+        await asyncio.sleep(0)  # lets other requests interleave
         if self.busy_at_first:
             return self.busy_at_first.pop()
         if method in ("GET", "HEAD"):
@@ -75,9 +75,9 @@ class SmallStore:
             if self.deletes:
                 self.objects.pop(name, None)
             return http(204)
-        refused = self.refuses(method, headers)
-        if refused or len(body) > self.max_bytes:
-            return refused or http(413, b"<html><head><title>413 Request Entity Too Large</title></head></html>")
+        rejection = self.rejects(method, headers)
+        if rejection or len(body) > self.max_bytes:
+            return rejection or http(413, b"<html><head><title>413 Request Entity Too Large</title></head></html>")
         in_parts = "uploads" in target or "uploadId=" in target
         self.writes += not in_parts
         if self.busy and self.writes % 3:
@@ -95,7 +95,7 @@ class SmallStore:
 
     async def _put(self, name: str, headers: dict[str, str], body: bytes) -> bytes:
         for condition in ("if-none-match", "if-match"):
-            if condition not in headers or condition not in self.keeps:
+            if condition not in headers or condition not in self.enforces:
                 continue
             current = f'"{self.objects[name][1]}"' if name in self.objects else None
             if current is not None if condition == "if-none-match" else headers[condition] != current:
@@ -108,7 +108,7 @@ class SmallStore:
         return http(200, b'<R><ETag>"1"</ETag></R>' if source else b"", etag=f'"{self.version}"')
 
     async def _part(self, method: str, target: str, name: str, headers: dict[str, str], body: bytes) -> bytes:
-        """An upload in parts, of which a copy by the store is one."""
+        """An upload in parts, which is also how an object is copied."""
         if "uploads" in target:
             self.parts = b""
             return http(200, f"<R><Bucket>b</Bucket><Key>{name}</Key><UploadId>1</UploadId></R>".encode())
@@ -136,30 +136,28 @@ class SmallStore:
 Check = Callable[[ObjectStore], Awaitable[None]]
 
 
-async def everything(store: ObjectStore) -> None:
+async def all_checks(store: ObjectStore) -> None:
     await ensure_ready(store, thorough=True)
 
 
 @pytest.mark.parametrize(
     "small",
     [SmallStore(), SmallStore(ahead_seconds=50), SmallStore(ahead_seconds=-50)],
-    ids=["in time", "ahead", "behind"],
+    ids=["in sync", "ahead", "behind"],
 )
-async def test_a_good_store_proves_itself_and_keeps_nothing_but_the_probes(
-    own_open: OpenStore, small: SmallStore
-) -> None:
+async def test_good_store_passes_and_only_the_probes_remain(open_store: OpenStore, small: SmallStore) -> None:
     async with listening(small.handle) as endpoint:
-        await everything(own_open(archive(endpoint)))
+        await all_checks(open_store(archive(endpoint)))
     assert set(small.objects) == {PROBE, RACED}
 
 
 UNFIT: list[tuple[str, SmallStore, Check, str]] = [
-    ("keeps no condition", SmallStore(keeps=()), prove, "paid for twice"),
-    ("keeps only If-Match", SmallStore(keeps=("if-match",)), prove, "paid for twice"),
-    ("keeps only If-None-Match", SmallStore(keeps=("if-none-match",)), prove, "paid for twice"),
+    ("enforces no condition", SmallStore(enforces=()), prove, "paid for twice"),
+    ("enforces only If-Match", SmallStore(enforces=("if-match",)), prove, "paid for twice"),
+    ("enforces only If-None-Match", SmallStore(enforces=("if-none-match",)), prove, "paid for twice"),
     ("nginx weakens etags", SmallStore(sent_etag=lambda etag: f"W/{etag}"), prove, r'weak ones \(W/"\d+"\).*compress'),
     ("Apache renames etags", SmallStore(sent_etag=lambda etag: f'{etag[:-1]}-gzip"'), prove, r'etag "\d+-gzip"'),
-    ("a proxy takes etags away", SmallStore(sent_etag=lambda _: ""), prove, "without the ETag"),
+    ("a proxy removes etags", SmallStore(sent_etag=lambda _: ""), prove, "without the ETag"),
     ("etags change by themselves", SmallStore(sent_etag=lambda _: f'"{id(object())}{datetime.now(UTC)}"'), prove,
      "Two reads of the same object returned the etags"),
     ("a proxy compresses bodies", SmallStore(sent_data=lambda _: b"\x1f\x8b compressed"), prove, "compresses"),
@@ -169,59 +167,59 @@ UNFIT: list[tuple[str, SmallStore, Check, str]] = [
     ("two changers win", SmallStore(racy="if-match"), prove_race, "with If-Match.*only one may win"),
     ("uploads of 1 MB at most", SmallStore(max_bytes=1_000_000), prove_large_upload, "client_max_body_size"),
     ("uploads of 5 MB less a byte", SmallStore(max_bytes=LARGE_BYTES - 1), prove_large_upload, "limits the size"),
-    ("our clock is behind", SmallStore(ahead_seconds=90), everything, r"clock is (89|9\d) s behind.*Set the clock"),
-    ("our clock is ahead", SmallStore(ahead_seconds=-90), everything, r"clock is (89|9\d) s ahead of"),
+    ("our clock is behind", SmallStore(ahead_seconds=90), all_checks, r"clock is (89|9\d) s behind.*Set the clock"),
+    ("our clock is ahead", SmallStore(ahead_seconds=-90), all_checks, r"clock is (89|9\d) s ahead of"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("small", "check", "words"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
-async def test_a_store_that_cannot_be_used_is_named_before_anything_is_paid(
-    own_open: OpenStore, small: SmallStore, check: Check, words: str
+async def test_unfit_store_is_rejected_before_anything_is_paid(
+    open_store: OpenStore, small: SmallStore, check: Check, words: str
 ) -> None:
     async with listening(small.handle) as endpoint:
-        store = own_open(archive(endpoint))
+        store = open_store(archive(endpoint))
         with pytest.raises(StoreUnfitError, match=words):
             await check(store)
-        if check is not prove:  # what is found at all is found by set-up
+        if check is not prove:  # setup finds whatever any check finds
             with pytest.raises(StoreUnfitError, match=words):
-                await everything(own_open(archive(endpoint)))
+                await all_checks(open_store(archive(endpoint)))
 
 
-async def test_a_run_bears_a_clock_that_set_up_complains_about_and_no_worse_one(own_open: OpenStore) -> None:
+async def test_run_tolerates_clock_difference_that_setup_rejects_up_to_ten_minutes(open_store: OpenStore) -> None:
     for ahead_seconds in (90, -590):
         async with listening(SmallStore(ahead_seconds=ahead_seconds).handle) as endpoint:
-            await ensure_ready(own_open(archive(endpoint)))
+            await ensure_ready(open_store(archive(endpoint)))
     async with listening(SmallStore(ahead_seconds=700).handle) as endpoint:
         with pytest.raises(StoreUnfitError, match="clock"):
-            await ensure_ready(own_open(archive(endpoint)))
+            await ensure_ready(open_store(archive(endpoint)))
 
 
-async def test_the_probe_looks_like_a_record(own_open: OpenStore) -> None:
-    """A proxy that compresses takes JSON, and nothing too short."""
+async def test_probe_looks_like_a_record(open_store: OpenStore) -> None:
+    """A proxy that compresses does so with JSON, but not with short bodies."""
     small = SmallStore()
     async with listening(small.handle) as endpoint:
-        await prove(own_open(archive(endpoint)))
+        await prove(open_store(archive(endpoint)))
     data, _ = small.objects[PROBE]
     assert len(data) > 2_000
     assert json.loads(data)
 
 
-async def test_processes_that_prove_a_new_store_at_once_do_not_disturb_each_other(own_open: OpenStore) -> None:
+async def test_concurrent_probes_of_a_new_store_do_not_interfere(open_store: OpenStore) -> None:
     small = SmallStore()
     async with listening(small.handle) as endpoint:
         block = archive(endpoint)
-        await asyncio.gather(*(prove(own_open(block)) for _ in range(8)))
+        await asyncio.gather(*(prove(open_store(block)) for _ in range(8)))
     assert list(small.objects) == [PROBE]
 
 
-async def test_a_store_that_an_earlier_version_has_proven_is_proven_again(own_open: OpenStore) -> None:
+async def test_store_proven_by_an_earlier_version_is_proven_again(open_store: OpenStore) -> None:
     small = SmallStore(objects={PROBE: (b"Shows that this store keeps conditional writes.\n", 1)}, version=1)
     async with listening(small.handle) as endpoint:
-        await prove(own_open(archive(endpoint)))
+        await prove(open_store(archive(endpoint)))
 
 
-async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
-    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch
+async def test_race_runs_once_a_day_and_other_checks_once_per_process(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = SmallStore()
 
@@ -234,7 +232,7 @@ async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
         return any(request.startswith("PUT incoming/race-") for request in small.requests)
 
     async with listening(small.handle) as endpoint:
-        store = own_open(archive(endpoint))
+        store = open_store(archive(endpoint))
         next_process()
         await ensure_ready(store, also=("tasks/.probe",))
         assert raced()
@@ -253,10 +251,8 @@ async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
         assert f"PUT {RACED}" in small.requests
 
 
-async def test_a_check_that_failed_is_due_again_in_every_run(
-    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dry run says that no video could be archived: the next run must not pay because an earlier check passed."""
+async def test_failed_check_is_repeated_in_every_run(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run reports that no video could be archived: the next run must not pay because an earlier check passed."""
     small = SmallStore()
 
     def next_process() -> None:
@@ -264,7 +260,7 @@ async def test_a_check_that_failed_is_due_again_in_every_run(
         monkeypatch.setattr(blocks.probe, "_raced", set())
 
     async with listening(small.handle) as endpoint:
-        store = own_open(archive(endpoint))
+        store = open_store(archive(endpoint))
         next_process()
         await ensure_ready(store)
         small.max_bytes = 1_000_000
@@ -291,26 +287,26 @@ BUSY = [
 
 
 @pytest.mark.parametrize("answer", BUSY)
-async def test_a_store_that_is_busy_while_it_is_raced_is_not_unfit(own_open: OpenStore, answer: bytes) -> None:
+async def test_store_that_is_busy_during_the_race_is_not_unfit(open_store: OpenStore, answer: bytes) -> None:
     async with listening(SmallStore(busy=answer).handle) as endpoint:
-        await prove_race(own_open(archive(endpoint)))
+        await prove_race(open_store(archive(endpoint)))
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "OperationAborted", "ConditionalRequestConflict"])
-async def test_a_busy_store_is_asked_again_and_one_that_is_down_is_not(
-    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch, code: str
+async def test_checks_retry_a_busy_store_but_not_one_that_is_down(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     monkeypatch.setattr(blocks.probe, "BUSY_PAUSES_SECONDS", (0, 0))
     for times, works in ((2, True), (3, False)):
         async with listening(SmallStore(busy_at_first=[s3_error(503, code)] * times).handle) as endpoint:
-            assert (await problems(own_open(archive(endpoint))) == []) is works
+            assert (await problems(open_store(archive(endpoint))) == []) is works
     down = SmallStore(busy_at_first=[http(503)] * 9)
     async with listening(down.handle) as endpoint:
-        assert len(await problems(own_open(archive(endpoint)))) == 1
+        assert len(await problems(open_store(archive(endpoint)))) == 1
     assert len(down.requests) == 1
 
 
-async def test_a_connection_that_is_cut_during_a_large_upload_points_to_the_proxy(own_open: OpenStore) -> None:
+async def test_connection_cut_during_a_large_upload_points_to_the_proxy(open_store: OpenStore) -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (await reader.readuntil(b"\r\n\r\n")).startswith(b"PUT"):
             await reader.readexactly(1_000_000)
@@ -319,12 +315,12 @@ async def test_a_connection_that_is_cut_during_a_large_upload_points_to_the_prox
 
     async with listening(cut) as endpoint:
         with pytest.raises(StoreUnavailableError, match=r"only large uploads.*limits the size"):
-            await prove_large_upload(own_open(archive(endpoint)))
+            await prove_large_upload(open_store(archive(endpoint)))
 
 
-REFUSALS: list[tuple[str, Callable[[str, dict[str, str]], bytes | None], str]] = [
+REJECTIONS: list[tuple[str, Callable[[str, dict[str, str]], bytes | None], str]] = [
     (
-        "an old MinIO has 304 for a failed condition",
+        "an old MinIO answers a failed condition with 304",
         lambda _, headers: http(304) if "if-none-match" in headers else None,
         r"HTTP 304.*mid-2024.*Update",
     ),
@@ -334,37 +330,37 @@ REFUSALS: list[tuple[str, Callable[[str, dict[str, str]], bytes | None], str]] =
         r"SignatureDoesNotMatch.*Small objects were accepted.*Content-Disposition, Cache-Control",
     ),
     (
-        "a proxy lets no POST through",
+        "a proxy blocks POST",
         lambda method, _: http(405) if method == "POST" else None,
         r"HTTP 405.*GET, HEAD, PUT, POST and DELETE are needed.*at once or in parts",
     ),
 ]
 
 
-@pytest.mark.parametrize(("refuses", "words"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS])
-async def test_a_proxy_that_would_stop_a_video_alone_is_found_before_one_is_paid(
-    own_open: OpenStore, refuses: Callable[[str, dict[str, str]], bytes | None], words: str
+@pytest.mark.parametrize(("rejects", "words"), [row[1:] for row in REJECTIONS], ids=[row[0] for row in REJECTIONS])
+async def test_proxy_that_would_block_only_videos_is_found_before_paying(
+    open_store: OpenStore, rejects: Callable[[str, dict[str, str]], bytes | None], words: str
 ) -> None:
-    async with listening(SmallStore(refuses=refuses).handle) as endpoint:
-        (found,) = await problems(own_open(archive(endpoint)))
+    async with listening(SmallStore(rejects=rejects).handle) as endpoint:
+        (found,) = await problems(open_store(archive(endpoint)))
     assert re.search(words, str(found))
 
 
-async def test_rights_that_are_missing_are_not_taken_for_a_limit(own_open: OpenStore) -> None:
-    async def refuse(*_: Any) -> bytes:
+async def test_missing_permissions_are_not_reported_as_a_size_limit(open_store: OpenStore) -> None:
+    async def reject(*_: Any) -> bytes:
         return s3_error(403, "AccessDenied")
 
     small = SmallStore()
-    small.answer = refuse  # type: ignore[method-assign, assignment]
+    small.answer = reject  # type: ignore[method-assign, assignment]
     async with listening(small.handle) as endpoint:
-        for check in (prove, prove_race, prove_large_upload, everything):
+        for check in (prove, prove_race, prove_large_upload, all_checks):
             with pytest.raises(StoreRefusedError, match="no permission"):
-                await check(own_open(archive(endpoint)))
+                await check(open_store(archive(endpoint)))
 
 
-@pytest.mark.parametrize("kind", ["own_minio", "own_seaweedfs"])
-async def test_the_real_stores_pass(own_open: OpenStore, request: pytest.FixtureRequest, kind: str) -> None:
-    store = own_open(archive(request.getfixturevalue(kind).endpoint))
+@pytest.mark.parametrize("kind", ["minio_server", "seaweedfs_server"])
+async def test_real_stores_pass(open_store: OpenStore, request: pytest.FixtureRequest, kind: str) -> None:
+    store = open_store(archive(request.getfixturevalue(kind).endpoint))
     await store.create_bucket()
-    await everything(store)
+    await all_checks(store)
     assert await store.names("") == [PROBE, RACED]

@@ -1,4 +1,4 @@
-"""Stores behind TLS and behind a proxy: every call takes the same way, and trusts the same certificates."""
+"""Stores behind TLS and behind a proxy: every call takes the same route and trusts the same certificates."""
 
 import asyncio
 import re
@@ -27,13 +27,13 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A company's own authority, and what it signed; see `make_authority`."""
+def certificate_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A company's own certificate authority, and the certificates it signed; see `make_authority`."""
     return make_authority(tmp_path_factory.mktemp("authority"), HOST)
 
 
 async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-    """Says yes, as S3 does."""
+    """Answers with success, as S3 does."""
     listing = b"<ListBucketResult><Contents><Key>open/a</Key><LastModified>2026-03-01T12:00:00Z</LastModified>"
     listing += b"<Size>1</Size></Contents></ListBucketResult>"
     writer.write(http(200, listing if "list-type" in head else b"-", etag='"1"', **{"last-modified": LAST_MODIFIED}))
@@ -56,26 +56,26 @@ def calls_of(store: ObjectStore, file: Path) -> list[Awaitable[object]]:
     ]
 
 
-async def test_the_certificates_of_the_environment_are_trusted_by_every_call(
-    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_every_call_trusts_the_certificate_file_of_the_environment(
+    open_store: OpenStore, certificate_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = FakeStore(answer)
-    async with listening(fake.handle, server_context(own_authority)) as endpoint:
-        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+    async with listening(fake.handle, server_context(certificate_authority)) as endpoint:
+        for call in calls_of(open_store(archive(endpoint, secure=True)), tmp_path / "f"):
             with pytest.raises(StoreRefusedError, match=r"not trusted.*SSL_CERT_FILE"):
                 await call
         assert fake.heads == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
-        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate_authority / "ca.pem"))
+        for call in calls_of(open_store(archive(endpoint, secure=True)), tmp_path / "f"):
             await call
         assert len(fake.heads) == 5
 
 
-async def test_no_call_asks_for_a_compressed_answer(own_open: OpenStore, tmp_path: Path) -> None:
-    """A proxy that compresses what it may changes the etag as well."""
+async def test_no_call_requests_a_compressed_reply(open_store: OpenStore, tmp_path: Path) -> None:
+    """A proxy that compresses replies changes their etags as well."""
     fake = FakeStore(answer)
     async with listening(fake.handle) as endpoint:
-        for call in calls_of(own_open(archive(endpoint)), tmp_path / "f"):
+        for call in calls_of(open_store(archive(endpoint)), tmp_path / "f"):
             await call
     assert len(fake.heads) == 5
     for head in fake.heads:
@@ -83,26 +83,26 @@ async def test_no_call_asks_for_a_compressed_answer(own_open: OpenStore, tmp_pat
         assert requested is None or requested[1] == "identity", head
 
 
-async def test_a_folder_of_certificates_is_trusted_by_every_call(
-    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_every_call_trusts_the_certificate_folder_of_the_environment(
+    open_store: OpenStore, certificate_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_DIR", str(own_authority / "certificates"))
-    async with listening(FakeStore(answer).handle, server_context(own_authority)) as endpoint:
-        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+    monkeypatch.setenv("SSL_CERT_DIR", str(certificate_authority / "certificates"))
+    async with listening(FakeStore(answer).handle, server_context(certificate_authority)) as endpoint:
+        for call in calls_of(open_store(archive(endpoint, secure=True)), tmp_path / "f"):
             await call
 
 
 @pytest.mark.parametrize("login", ["", "me:p%40ss@"])
-async def test_the_proxy_of_the_environment_is_taken_by_every_call(
-    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, login: str
+async def test_every_call_uses_the_proxy_of_the_environment(
+    open_store: OpenStore, certificate_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, login: str
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate_authority / "ca.pem"))
     fake = FakeStore(answer)
-    async with listening(fake.handle, server_context(own_authority)) as behind:
+    async with listening(fake.handle, server_context(certificate_authority)) as behind:
         proxy = ConnectProxy(behind)
         async with listening(proxy.handle) as endpoint:
             monkeypatch.setenv("HTTPS_PROXY", f"http://{login}{endpoint}")
-            for call in calls_of(own_open(archive(f"{HOST}:9000", secure=True)), tmp_path / "f"):
+            for call in calls_of(open_store(archive(f"{HOST}:9000", secure=True)), tmp_path / "f"):
                 await call
     assert {head.split(" ", 2)[1] for head in proxy.heads} == {f"{HOST}:9000"}
     assert {head.split(" ", 1)[0] for head in proxy.heads} == {"CONNECT"}
@@ -112,25 +112,27 @@ async def test_the_proxy_of_the_environment_is_taken_by_every_call(
     assert len(fake.heads) == 5
 
 
-async def test_a_proxy_is_not_asked_for_a_store_on_this_machine_or_in_clear(
-    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_proxy_is_not_used_for_a_loopback_store_with_or_without_tls(
+    open_store: OpenStore, certificate_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate_authority / "ca.pem"))
     proxy = FakeStore(answer)
     async with listening(proxy.handle) as proxy_endpoint:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{proxy_endpoint}")
             monkeypatch.setenv(name.lower(), f"http://{proxy_endpoint}")
-        async with listening(FakeStore(answer).handle, server_context(own_authority)) as endpoint:
-            for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+        async with listening(FakeStore(answer).handle, server_context(certificate_authority)) as endpoint:
+            for call in calls_of(open_store(archive(endpoint, secure=True)), tmp_path / "f"):
                 await call
         async with listening(FakeStore(answer).handle) as endpoint:
-            for call in calls_of(own_open(archive(endpoint)), tmp_path / "f"):
+            for call in calls_of(open_store(archive(endpoint)), tmp_path / "f"):
                 await call
     assert proxy.heads == []
 
 
-def test_a_proxy_that_cannot_be_used_is_named(own_open: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_proxy_raises_error_that_suggests_no_proxy(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://proxy:1080")
     with pytest.raises(ValueError, match="NO_PROXY"):
-        own_open(archive(HOST, secure=True))
+        open_store(archive(HOST, secure=True))

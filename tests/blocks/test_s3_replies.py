@@ -1,4 +1,4 @@
-"""What each answer of a store means, in one table."""
+"""What each reply of a store means, in one table."""
 
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -28,20 +28,20 @@ def body(code: str, message: str = "Some words.", more: str = "") -> str:
     )
 
 
-def answered(kind: type[Exception], status: str, content: str, before: str = "Generic S3 error") -> Exception:
-    """An exception as obstore words it."""
+def obstore_error(kind: type[Exception], status: str, content: str, before: str = "Generic S3 error") -> Exception:
+    """An exception with the text that obstore would give it."""
     return kind(
         f"{before}: Error performing PUT http://127.0.0.1:9/b/a in 2.5ms - Server returned non-2xx status code: "
         f'{status}: {content}\n\nDebug source:\nGeneric {{ body: Some("{content}") }}'
     )
 
 
-def unanswered(debug: str) -> Exception:
-    said = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/a in 2.5ms - HTTP error: error sending request"
-    return GenericError(f"{said}\n\nDebug source:\nGeneric {{ inner: Http(\n HttpError {{\n   {debug} }} }}")
+def obstore_connection_error(debug: str) -> Exception:
+    text = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/a in 2.5ms - HTTP error: error sending request"
+    return GenericError(f"{text}\n\nDebug source:\nGeneric {{ inner: Http(\n HttpError {{\n   {debug} }} }}")
 
 
-def s3(status: int, code: str) -> S3Error:
+def minio_error(status: int, code: str) -> S3Error:
     response = urllib3.HTTPResponse(status=status)
     return S3Error(response, code, "Some words.", "/b/a", "18EC", None)
 
@@ -52,128 +52,145 @@ CUT = "kind: Request,\n source: hyper::Error(\n IncompleteMessage,\n )"
 
 MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
     (
-        answered(AlreadyExistsError, "412 Precondition Failed", body("PreconditionFailed"), "Object already exists"),
+        obstore_error(
+            AlreadyExistsError, "412 Precondition Failed", body("PreconditionFailed"), "Object already exists"
+        ),
         PreconditionFailedError,
         "PreconditionFailed",
         ["HTTP 412 PreconditionFailed", "Some words.", "request 18EC"],
     ),
     (
-        answered(PreconditionError, "412 Precondition Failed", ""),
+        obstore_error(PreconditionError, "412 Precondition Failed", ""),
         PreconditionFailedError,
         "PreconditionFailed",
         ["412"],
     ),
-    # obstore calls all of these "already exists": none of them says that somebody else wrote.
+    # obstore calls all of these "already exists", but none of them means that another writer won.
     (
-        answered(AlreadyExistsError, "409 Conflict", body("ConditionalRequestConflict")),
+        obstore_error(AlreadyExistsError, "409 Conflict", body("ConditionalRequestConflict")),
         StoreUnavailableError,
         "ConditionalRequestConflict",
         ["HTTP 409 ConditionalRequestConflict", "may have been written"],
     ),
     (
-        answered(AlreadyExistsError, "409 Conflict", body("OperationAborted")),
+        obstore_error(AlreadyExistsError, "409 Conflict", body("OperationAborted")),
         StoreUnavailableError,
         "OperationAborted",
         [],
     ),
-    (answered(AlreadyExistsError, "409 Conflict", ""), StoreUnavailableError, "", ["HTTP 409"]),
+    (obstore_error(AlreadyExistsError, "409 Conflict", ""), StoreUnavailableError, "", ["HTTP 409"]),
     *(
-        (answered(AlreadyExistsError, "409 Conflict", body(code)), StoreUnavailableError, code, [])
+        (obstore_error(AlreadyExistsError, "409 Conflict", body(code)), StoreUnavailableError, code, [])
         for code in ("ConcurrentObjectUpdate", "ConcurrentModification", "Conflict")
     ),
     (
-        answered(GenericError, "400 Bad Request", body("ThrottlingException")),
+        obstore_error(GenericError, "400 Bad Request", body("ThrottlingException")),
         StoreUnavailableError,
         "ThrottlingException",
         ["max_in_flight"],
     ),
     (
-        answered(PermissionDeniedError, "403 Forbidden", body("SecondLevelDomainForbidden")),
+        obstore_error(PermissionDeniedError, "403 Forbidden", body("SecondLevelDomainForbidden")),
         WrongAddressError,
         "SecondLevelDomainForbidden",
         ["virtual_host", "MINIO_VIRTUAL_HOST=true"],
     ),
     (
-        answered(PermissionDeniedError, "403 Forbidden", body("QuotaExceeded")),
+        obstore_error(PermissionDeniedError, "403 Forbidden", body("QuotaExceeded")),
         StoreRefusedError,
         "QuotaExceeded",
         ["quota"],
     ),
     (
-        answered(PermissionDeniedError, "403 Forbidden", body("KMS.DisabledException")),
+        obstore_error(PermissionDeniedError, "403 Forbidden", body("KMS.DisabledException")),
         StoreRefusedError,
         "KMS.DisabledException",
         ["key service"],
     ),
-    (answered(GenericError, "405 Method Not Allowed", ""), StoreRefusedError, "", ["POST"]),
+    (obstore_error(GenericError, "405 Method Not Allowed", ""), StoreRefusedError, "", ["POST"]),
     (ET.ParseError("no element found"), StoreUnavailableError, "", ["not S3's"]),
-    (answered(AlreadyExistsError, "304 Not Modified", ""), StoreRefusedError, "", ["HTTP 304"]),
+    (obstore_error(AlreadyExistsError, "304 Not Modified", ""), StoreRefusedError, "", ["HTTP 304"]),
     (
-        answered(AlreadyExistsError, "409 Conflict", body("InvalidBucketState")),
+        obstore_error(AlreadyExistsError, "409 Conflict", body("InvalidBucketState")),
         StoreRefusedError,
         "InvalidBucketState",
         [],
     ),
-    # And these "precondition": an ingress without its store is no lost race.
-    (answered(PreconditionError, "404 Not Found", "404 page not found"), StoreUnavailableError, "", ["HTTP 404"]),
-    (answered(PreconditionError, "404 Not Found", ""), StoreUnavailableError, "", ["HTTP 404"]),
-    (answered(PreconditionError, "404 Not Found", body("NoSuchKey")), StoreRefusedError, "NoSuchKey", []),
+    # And it calls these "precondition failed": an ingress without its store is not a lost race.
+    (obstore_error(PreconditionError, "404 Not Found", "404 page not found"), StoreUnavailableError, "", ["HTTP 404"]),
+    (obstore_error(PreconditionError, "404 Not Found", ""), StoreUnavailableError, "", ["HTTP 404"]),
+    (obstore_error(PreconditionError, "404 Not Found", body("NoSuchKey")), StoreRefusedError, "NoSuchKey", []),
     (
-        answered(FileNotFoundError, "404 Not Found", body("NoSuchBucket")),
+        obstore_error(FileNotFoundError, "404 Not Found", body("NoSuchBucket")),
         StoreRefusedError,
         "NoSuchBucket",
         ["restore"],
     ),
-    (answered(FileNotFoundError, "404 Not Found", body("NoSuchUpload")), StoreUnavailableError, "NoSuchUpload", []),
     (
-        answered(GenericError, "503 Service Unavailable", body("SlowDown")),
+        obstore_error(FileNotFoundError, "404 Not Found", body("NoSuchUpload")),
+        StoreUnavailableError,
+        "NoSuchUpload",
+        [],
+    ),
+    (
+        obstore_error(GenericError, "503 Service Unavailable", body("SlowDown")),
         StoreUnavailableError,
         "SlowDown",
         ["503", "max_in_flight"],
     ),
-    (answered(GenericError, "400 Bad Request", body("SlowDown")), StoreUnavailableError, "SlowDown", []),
-    (answered(GenericError, "400 Bad Request", body("RequestTimeout")), StoreUnavailableError, "RequestTimeout", []),
+    (obstore_error(GenericError, "400 Bad Request", body("SlowDown")), StoreUnavailableError, "SlowDown", []),
     (
-        answered(GenericError, "501 Not Implemented", body("NotImplemented")),
+        obstore_error(GenericError, "400 Bad Request", body("RequestTimeout")),
+        StoreUnavailableError,
+        "RequestTimeout",
+        [],
+    ),
+    (
+        obstore_error(GenericError, "501 Not Implemented", body("NotImplemented")),
         StoreRefusedError,
         "NotImplemented",
         ["docs/stores.md"],
     ),
     (
-        answered(GenericError, "507 -", body("XMinioStorageFull")),
+        obstore_error(GenericError, "507 -", body("XMinioStorageFull")),
         StoreRefusedError,
         "XMinioStorageFull",
         ["free some space"],
     ),
     (
-        answered(GenericError, "400 Bad Request", body("InvalidRequest")),
+        obstore_error(GenericError, "400 Bad Request", body("InvalidRequest")),
         StoreRefusedError,
         "InvalidRequest",
         ["object lock", "AWS_CHECKSUM_ALGORITHM=SHA256"],
     ),
-    (answered(GenericError, "400 Bad Request", body("InvalidArgument")), StoreRefusedError, "InvalidArgument", []),
-    (answered(GenericError, "429 Too Many Requests", "-"), StoreUnavailableError, "", ["HTTP 429"]),
-    (answered(GenericError, "502 Bad Gateway", "<h1>Bad gateway: no</h1>"), StoreUnavailableError, "", ["HTTP 502"]),
+    (obstore_error(GenericError, "400 Bad Request", body("InvalidArgument")), StoreRefusedError, "InvalidArgument", []),
+    (obstore_error(GenericError, "429 Too Many Requests", "-"), StoreUnavailableError, "", ["HTTP 429"]),
     (
-        answered(GenericError, "413 Payload Too Large", "<h1>nginx</h1>"),
+        obstore_error(GenericError, "502 Bad Gateway", "<h1>Bad gateway: no</h1>"),
+        StoreUnavailableError,
+        "",
+        ["HTTP 502"],
+    ),
+    (
+        obstore_error(GenericError, "413 Payload Too Large", "<h1>nginx</h1>"),
         StoreRefusedError,
         "EntityTooLarge",
         ["limits the size"],
     ),
     (
-        answered(PermissionDeniedError, "403 Forbidden", body("SignatureDoesNotMatch")),
+        obstore_error(PermissionDeniedError, "403 Forbidden", body("SignatureDoesNotMatch")),
         StoreRefusedError,
         "SignatureDoesNotMatch",
         ["HTTP 403 SignatureDoesNotMatch", "secret key"],
     ),
     (
-        answered(PermissionDeniedError, "403 Forbidden", body("AccessDenied")),
+        obstore_error(PermissionDeniedError, "403 Forbidden", body("AccessDenied")),
         StoreRefusedError,
         "AccessDenied",
         ["SECURITY"],
     ),
     (
-        answered(
+        obstore_error(
             GenericError,
             "400 Bad Request",
             body("AccessDenied", "There were headers present in the request which were not signed"),
@@ -182,7 +199,7 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         "AccessDenied",
         ["proxy in front of the store drops", "If-None-Match", "proxy_cache"],
     ),
-    (answered(PermissionDeniedError, "403 Forbidden", ""), StoreRefusedError, "", ["HTTP 403"]),
+    (obstore_error(PermissionDeniedError, "403 Forbidden", ""), StoreRefusedError, "", ["HTTP 403"]),
     (
         GenericError(
             "Generic S3 error: … - Server returned error response: " + body("InternalError") + "\n\nDebug source:"
@@ -197,9 +214,14 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         "PermanentRedirect",
         ["region"],
     ),
-    (unanswered(REFUSED), StoreUnavailableError, "", ["could not connect: Connection refused"]),
-    (unanswered(UNTRUSTED), StoreRefusedError, "Certificate", ["could not connect", "UnknownIssuer", "SSL_CERT_FILE"]),
-    (unanswered(CUT), StoreUnavailableError, "", ["the connection was cut", "may have been written"]),
+    (obstore_connection_error(REFUSED), StoreUnavailableError, "", ["could not connect: Connection refused"]),
+    (
+        obstore_connection_error(UNTRUSTED),
+        StoreRefusedError,
+        "Certificate",
+        ["could not connect", "UnknownIssuer", "SSL_CERT_FILE"],
+    ),
+    (obstore_connection_error(CUT), StoreUnavailableError, "", ["the connection was cut", "may have been written"]),
     (
         GenericError("Generic S3 error: Unable to extract metadata from headers: ETag Header missing from response"),
         StoreUnavailableError,
@@ -208,9 +230,9 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
     ),
     (ReplyError(NO_ETAG), StoreUnavailableError, "MissingETag", ["without an ETag"]),
     (ReplyError(parse_body(412, "")), PreconditionFailedError, "PreconditionFailed", []),
-    (s3(403, "AccessDenied"), StoreRefusedError, "AccessDenied", ["HTTP 403 AccessDenied", "request 18EC"]),
-    (s3(503, "SlowDown"), StoreUnavailableError, "SlowDown", []),
-    (s3(404, "NoSuchKey"), StoreRefusedError, "NoSuchKey", []),
+    (minio_error(403, "AccessDenied"), StoreRefusedError, "AccessDenied", ["HTTP 403 AccessDenied", "request 18EC"]),
+    (minio_error(503, "SlowDown"), StoreUnavailableError, "SlowDown", []),
+    (minio_error(404, "NoSuchKey"), StoreRefusedError, "NoSuchKey", []),
     (ServerError("server failed with HTTP status code 503", 503), StoreUnavailableError, "", ["503"]),
     (
         InvalidResponseError(413, "text/html", "-"),
@@ -244,24 +266,22 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         ("507 -", "XMinioStorageFull", StoreRefusedError),
     ],
 )
-def test_a_store_that_names_its_region_in_every_error_does_not_ask_for_another(
-    status: str, code: str, cls: type[StoreError]
-) -> None:
-    """As a MinIO with a region does, and Garage."""
+def test_region_in_other_errors_is_not_a_wrong_region(status: str, code: str, cls: type[StoreError]) -> None:
+    """MinIO with a configured region and Garage name their region in every error."""
     named = body(code, more="<Region>eu-central-1</Region>")
-    found = store_error(answered(GenericError, status, named), method="PUT", name="a", bucket="b")
+    found = store_error(obstore_error(GenericError, status, named), method="PUT", name="a", bucket="b")
     assert (type(found), getattr(found, "code", "")) == (cls, code)
 
 
-def test_a_request_that_was_signed_for_another_region_is_answered_with_the_right_one() -> None:
+def test_request_signed_for_another_region_yields_the_right_region() -> None:
     named = body("AuthorizationHeaderMalformed", more="<Region>eu-central-1</Region>")
-    found = store_error(answered(GenericError, "400 Bad Request", named), method="GET", name="a", bucket="b")
+    found = store_error(obstore_error(GenericError, "400 Bad Request", named), method="GET", name="a", bucket="b")
     assert isinstance(found, WrongAddressError)
     assert (found.code, found.region) == ("WrongRegion", "eu-central-1")
 
 
 @pytest.mark.parametrize(("error", "cls", "code", "words"), MEANINGS, ids=[str(row[0])[:70] for row in MEANINGS])
-def test_what_an_answer_means(error: Exception, cls: type[StoreError], code: str, words: list[str]) -> None:
+def test_store_reply_maps_to_error(error: Exception, cls: type[StoreError], code: str, words: list[str]) -> None:
     found = store_error(error, method="PUT", name="a", bucket="b")
     assert found is not None
     assert (type(found), found.code) == (cls, code)
@@ -271,7 +291,7 @@ def test_what_an_answer_means(error: Exception, cls: type[StoreError], code: str
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), PermissionError(13, "no"), ValueError("x")])
-def test_what_is_not_the_stores_stays_what_it_is(error: Exception) -> None:
+def test_other_exceptions_are_not_converted(error: Exception) -> None:
     assert store_error(error, method="PUT", name="a", bucket="b") is None
     assert redacted(error) is error
 
@@ -280,8 +300,8 @@ def test_what_is_not_the_stores_stays_what_it_is(error: Exception) -> None:
     ("method", "debug", "written"),
     [("PUT", CUT, True), ("DELETE", CUT, True), ("GET", CUT, False), ("PUT", REFUSED, False)],
 )
-def test_only_a_write_that_was_sent_may_have_arrived(method: str, debug: str, written: bool) -> None:
-    found = store_error(unanswered(debug), method=method, name="a", bucket="b")
+def test_only_a_sent_write_may_have_been_written(method: str, debug: str, written: bool) -> None:
+    found = store_error(obstore_connection_error(debug), method=method, name="a", bucket="b")
     assert ("may have been written" in str(found)) is written
 
 
@@ -295,10 +315,12 @@ def test_only_a_write_that_was_sent_may_have_arrived(method: str, debug: str, wr
         ("<Error><Code> X </Code></Error>", Reply(500, "X")),
     ],
 )
-def test_a_body_is_read_without_what_was_signed(content: str, reply: Reply) -> None:
+def test_parse_body_drops_what_was_signed(content: str, reply: Reply) -> None:
     assert parse_body(500, content) == reply
 
 
-def test_the_status_is_the_replys_own_and_not_one_that_its_body_claims() -> None:
-    lying: Any = answered(GenericError, "503 Service Unavailable", " - Server returned non-2xx status code: 412: x")
-    assert parse_error(lying) == Reply(503)
+def test_status_is_not_read_from_the_body() -> None:
+    misleading: Any = obstore_error(
+        GenericError, "503 Service Unavailable", " - Server returned non-2xx status code: 412: x"
+    )
+    assert parse_error(misleading) == Reply(503)

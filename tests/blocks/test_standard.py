@@ -11,8 +11,8 @@ from blocks import ApixoApi, VideoArchive
 
 
 class OfflineLogo(BlockStandardTestSuite):
-    """The suite downloads the logo, and a test must not hang on somebody else's server. Prefect's own blocks name their
-    logos by addresses at a fixed commit, which therefore stay as they are: one of those is known to be a good one."""
+    """The suite downloads the logo, but a test must not depend on an external server. The logo URLs of Prefect's own
+    blocks point to a fixed commit and so never change: one of those is known to be good."""
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         home = Path(prefect.__file__).parent
@@ -33,7 +33,7 @@ class TestVideoArchive(OfflineLogo):
 
 
 @pytest.mark.parametrize("block", [ApixoApi, VideoArchive])
-def test_every_field_has_a_title_and_a_sentence(block: type[Block]) -> None:
+def test_every_field_has_a_title_and_a_description(block: type[Block]) -> None:
     for name, field in block.model_fields.items():
         assert field.title, name
         assert field.description, name
@@ -41,12 +41,12 @@ def test_every_field_has_a_title_and_a_sentence(block: type[Block]) -> None:
         assert field.description.endswith("."), name
 
 
-def test_the_names_under_which_documents_are_stored_stay() -> None:
+def test_block_type_slugs_do_not_change() -> None:
     assert ApixoApi.get_block_type_slug() == "apixo-api"
     assert VideoArchive.get_block_type_slug() == "video-archive"
 
 
-def test_the_form_of_the_api_asks_for_stored_secret_blocks() -> None:
+def test_api_block_form_accepts_stored_secret_blocks() -> None:
     # A field of `Secret[str]` would refer to a block type of its own, which no Secret block in the UI has.
     definitions = ApixoApi.model_json_schema()["block_schema_references"]
     assert {name: reference["block_type_slug"] for name, reference in definitions.items()} == {

@@ -1,4 +1,4 @@
-"""What the object store refuses: wrong keys, missing rights and buckets that are gone are named."""
+"""What the object store rejects: the errors name wrong keys, missing permissions and missing buckets."""
 
 import json
 from pathlib import Path
@@ -26,15 +26,15 @@ from .store_calls import every_call
         ({"access_key": "nobody"}, "InvalidAccessKeyId", "access key"),
     ],
 )
-async def test_wrong_keys_are_named_and_not_shown(
-    own_minio: ObjectStoreServer,
-    own_open: OpenStore,
+async def test_wrong_keys_are_reported_and_not_shown(
+    minio_server: ObjectStoreServer,
+    open_store: OpenStore,
     tmp_path: Path,
     changed: dict[str, object],
     code: str,
     advice: str,
 ) -> None:
-    store = own_open(archive(own_minio.endpoint, **changed))
+    store = open_store(archive(minio_server.endpoint, **changed))
 
     async def knows_its_users() -> bool:  # a MinIO that has just started answers 503 to all but its own key
         return not isinstance((await every_call(store, tmp_path / "f"))[0], StoreUnavailableError)
@@ -51,13 +51,13 @@ async def test_wrong_keys_are_named_and_not_shown(
     assert advice in str(refused)
 
 
-async def test_a_right_that_is_missing_is_named(
-    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
+async def test_missing_permission_is_reported(
+    minio_store: ObjectStore, minio_server: ObjectStoreServer, open_store: OpenStore
 ) -> None:
-    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{own_store.bucket}/*"]}
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{minio_store.bucket}/*"]}
     admin = MinioAdmin(
-        endpoint=own_minio.endpoint,
-        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        endpoint=minio_server.endpoint,
+        credentials=StaticProvider(minio_server.access_key, minio_server.secret_key),
         secure=False,
     )
     admin.add_service_account(
@@ -65,34 +65,37 @@ async def test_a_right_that_is_missing_is_named(
         secret_key="reader-51gned",
         policy={"Version": "2012-10-17", "Statement": [allowed]},
     )
-    await own_store.put("a", b"clip")
-    reader = own_open(
+    await minio_store.put("a", b"clip")
+    reader = open_store(
         archive(
-            own_minio.endpoint, bucket=own_store.bucket, access_key="reader0001", secret_key=SecretStr("reader-51gned")
+            minio_server.endpoint,
+            bucket=minio_store.bucket,
+            access_key="reader0001",
+            secret_key=SecretStr("reader-51gned"),
         )
     )
     assert await reader.get("a") is not None
     for call in (reader.put("a", b""), reader.put_if("b", b"", etag=None), reader.remove("a"), reader.names("")):
         with pytest.raises(
-            StoreRefusedError, match=rf"AccessDenied.*no permission for this in bucket {own_store.bucket}"
-        ) as no:
+            StoreRefusedError, match=rf"AccessDenied.*no permission for this in bucket {minio_store.bucket}"
+        ) as raised:
             await call
-        assert "51gned" not in str(no.value)
+        assert "51gned" not in str(raised.value)
 
 
 @pytest.mark.usefixtures("small_requests")
-async def test_the_rights_that_the_guide_names_are_enough(
-    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path
+async def test_permissions_in_security_md_are_sufficient(
+    minio_store: ObjectStore, minio_server: ObjectStoreServer, open_store: OpenStore, tmp_path: Path
 ) -> None:
     guide = (Path(__file__).parents[2] / "SECURITY.md").read_text()
-    policy = guide.partition("```json\n")[2].partition("```")[0].replace("sora-videos", own_store.bucket)
+    policy = guide.partition("```json\n")[2].partition("```")[0].replace("sora-videos", minio_store.bucket)
     MinioAdmin(
-        endpoint=own_minio.endpoint,
-        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        endpoint=minio_server.endpoint,
+        credentials=StaticProvider(minio_server.access_key, minio_server.secret_key),
         secure=False,
     ).add_service_account(access_key="pipeline01", secret_key="pipeline-51gned", policy=json.loads(policy))
     keys = {"access_key": "pipeline01", "secret_key": SecretStr("pipeline-51gned")}
-    store = own_open(archive(own_minio.endpoint, bucket=own_store.bucket, **keys))
+    store = open_store(archive(minio_server.endpoint, bucket=minio_store.bucket, **keys))
     (tmp_path / "f").write_bytes(bytes(SMALL_REQUEST_BYTES + 1))
     await prove(store)
     etag = await store.put_if("ledger/a.json", b"1", etag=None)
@@ -114,23 +117,23 @@ async def test_the_rights_that_the_guide_names_are_enough(
             await refused
 
 
-async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_open: OpenStore) -> None:
-    gone = own_open(own_archive)
+async def test_missing_bucket_is_named(minio_archive: VideoArchive, open_store: OpenStore) -> None:
+    store = open_store(minio_archive)
     for call in (
-        gone.get("a"),
-        gone.put("a", b""),
-        gone.put_if("a", b"", etag='"0"'),
-        gone.digest("a"),
-        gone.read("a", max_bytes=9),
-        gone.names(""),
+        store.get("a"),
+        store.put("a", b""),
+        store.put_if("a", b"", etag='"0"'),
+        store.digest("a"),
+        store.read("a", max_bytes=9),
+        store.names(""),
     ):
-        with pytest.raises(StoreRefusedError, match=rf"NoSuchBucket.*{gone.bucket}"):
+        with pytest.raises(StoreRefusedError, match=rf"NoSuchBucket.*{store.bucket}"):
             await call
 
 
-async def test_a_bucket_that_is_gone_is_not_made_anew_by_a_run(own_archive: VideoArchive, own_open: OpenStore) -> None:
-    """With it went the ledger: a new, empty one would have every key paid for again."""
-    store = own_open(own_archive)
+async def test_missing_bucket_is_not_recreated_by_a_run(minio_archive: VideoArchive, open_store: OpenStore) -> None:
+    """The ledger is gone with it: with a new, empty one, every key would be paid for again."""
+    store = open_store(minio_archive)
     with pytest.raises(StoreRefusedError, match="restore it"):
         await ensure_ready(store)
     await store.create_bucket()

@@ -1,4 +1,4 @@
-"""What the archive's block takes, refuses and shows."""
+"""What the archive block accepts, rejects and shows."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.support import minio_client
 
 from .conftest import archive
 
-REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+REJECTIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoint": ""}, ["endpoint", "minio.example.com:9000"]),
     ({"endpoint": "http://minio:9000"}, ["endpoint", "minio.example.com:9000", "TLS"]),
     ({"endpoint": "/"}, ["endpoint", "minio.example.com:9000"]),
@@ -40,24 +40,24 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "words"), REFUSALS)
-def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValidationError) as refused:
+@pytest.mark.parametrize(("fields", "words"), REJECTIONS)
+def test_rejection_names_the_field_and_what_to_do(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as raised:
         archive(**({"endpoint": "minio:9000"} | fields))
-    message = str(refused.value)
+    message = str(raised.value)
     assert [word for word in words if word not in message] == []
     assert "5ec7e7" not in message
 
 
-def test_a_slash_at_the_end_is_taken_off() -> None:
+def test_trailing_slash_is_removed_from_the_endpoint() -> None:
     assert archive("minio.example.com:9000/").endpoint == "minio.example.com:9000"
 
 
-def test_a_store_may_be_called_as_its_bucket() -> None:
+def test_host_name_may_begin_with_the_bucket_name() -> None:
     assert archive("minio.example.com", bucket="minio").endpoint == "minio.example.com"
 
 
-def test_the_secret_key_shows_nowhere() -> None:
+def test_secret_key_is_not_in_repr_or_dump() -> None:
     block = archive("minio:9000")
     for text in (repr(block), str(block), str(block.model_dump()), block.model_dump_json(), repr(minio_client(block))):
         assert "5ec7e7" not in text
@@ -74,11 +74,11 @@ def test_the_secret_key_shows_nowhere() -> None:
         ("https://v.example.com/s3/", "https://v.example.com/s3/sora-videos/videos/a.mp4"),
     ],
 )
-def test_links_for_browsers_carry_no_signature(public_url: str | None, link: str | None) -> None:
+def test_public_links_carry_no_signature(public_url: str | None, link: str | None) -> None:
     assert archive("minio:9000", bucket="sora-videos", public_url=public_url).public_link("videos/a.mp4") == link
 
 
-def test_with_the_bucket_in_front_of_the_host_every_address_has_it_there() -> None:
+def test_virtual_host_puts_the_bucket_into_every_host_name() -> None:
     block = archive("oss.example.com", bucket="videos", virtual_host=True, public_url="https://v.example.com/")
     assert block.public_link("videos/a.mp4") == "https://videos.v.example.com/videos/a.mp4"
     assert minio_client(block).get_presigned_url("GET", "videos", "a").startswith("http://videos.oss.example.com/a?")
@@ -86,6 +86,6 @@ def test_with_the_bucket_in_front_of_the_host_every_address_has_it_there() -> No
     assert archive("minio.example.com", bucket="minio", virtual_host=True).endpoint == "minio.example.com"
 
 
-def test_a_store_reached_by_tls_is_the_default() -> None:
+def test_secure_store_is_reached_by_https() -> None:
     block = archive("minio.example.com", secure=True)
     assert minio_client(block).get_presigned_url("GET", block.bucket, "a").startswith("https://minio.example.com/own-")

@@ -1,4 +1,4 @@
-"""Stores that are not: scripted S3 answers on loopback, a proxy that loses a reply, and one that tunnels."""
+"""Fake stores on loopback with scripted S3 replies, and proxies that lose, limit, break or tunnel requests."""
 
 import asyncio
 import ssl
@@ -12,7 +12,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def listening(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Serves connections on a free port, whose address is given; at the end all are closed."""
+    """Serves connections on a free port, and yields its `host:port`. At the end all connections are closed."""
     handlers: set[asyncio.Task[None]] = set()
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -39,7 +39,7 @@ async def listening(handle: Handler, tls: ssl.SSLContext | None = None) -> Async
 
 @dataclass
 class FakeStore:
-    """Answers every request the same way, and keeps the heads of the requests."""
+    """Answers every request with the same function, and records the heads of the requests."""
 
     answer: Answer
     heads: list[str] = field(default_factory=list)
@@ -59,8 +59,12 @@ def body_length(head: str) -> int:
 
 
 def http(status: int, body: bytes = b"", **headers: str) -> bytes:
-    given = {"content-length": str(len(body))} | headers
-    return "\r\n".join([f"HTTP/1.1 {status} -", *(f"{k}: {v}" for k, v in given.items())]).encode() + b"\r\n\r\n" + body
+    all_headers = {"content-length": str(len(body))} | headers
+    return (
+        "\r\n".join([f"HTTP/1.1 {status} -", *(f"{k}: {v}" for k, v in all_headers.items())]).encode()
+        + b"\r\n\r\n"
+        + body
+    )
 
 
 def s3_error(status: int, code: str) -> bytes:
@@ -70,7 +74,7 @@ def s3_error(status: int, code: str) -> bytes:
 
 def always(content: bytes) -> Answer:
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        # A reply to HEAD has no body, whatever length it announces.
+        # A reply to HEAD has no body, whatever its Content-Length.
         writer.write(content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if head.startswith("HEAD") else content)
 
     return answer
@@ -78,7 +82,7 @@ def always(content: bytes) -> Answer:
 
 @dataclass
 class LosingProxy:
-    """Passes everything to a store, but loses the reply to the first request with this in its head, in lower case."""
+    """Passes everything to a store, but loses the reply to the first request whose lowercased head contains `loses`."""
 
     endpoint: str
     loses: str
@@ -92,28 +96,28 @@ class LosingProxy:
                 reply = await read_reply(head, up_reader)
                 if self.loses in head.decode("latin-1").lower() and not self.lost:
                     self.lost += 1
-                    return  # the store has answered: what it did, it did
+                    return  # the store has answered, so the request took effect
                 writer.write(reply)
                 await writer.drain()
 
 
 @dataclass
 class LimitingProxy:
-    """Passes to a store what has no larger body than this; the rest is refused as nginx does it."""
+    """Passes requests to a store if their body has at most `max_bytes`; rejects the others as nginx does."""
 
     endpoint: str
     max_bytes: int
-    refused: int = 0
+    rejected: int = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with connected(self.endpoint) as (up_reader, up_writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if (length := body_length(head.decode("latin-1"))) > self.max_bytes:
-                    self.refused += 1
+                    self.rejected += 1
                     writer.write(http(413, b"<h1>413 Request Entity Too Large</h1>", connection="close"))
                     await writer.drain()
-                    await reader.readexactly(length)  # it lingers, so that the client comes to read the answer
+                    await reader.readexactly(length)  # closing at once could cost the client the reply
                     return
                 up_writer.write(head + await reader.readexactly(length))
                 writer.write(await read_reply(head, up_reader))
@@ -122,7 +126,7 @@ class LimitingProxy:
 
 @dataclass
 class BreakingProxy:
-    """Passes everything to a store, but answers the end of the first upload in parts whose path begins so itself."""
+    """Passes everything to a store, but itself answers the end of the first multipart upload under a path prefix."""
 
     endpoint: str
     begins: str
@@ -146,7 +150,7 @@ class BreakingProxy:
 
 @asynccontextmanager
 async def connected(endpoint: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to the store behind a proxy, cut at the end."""
+    """A connection to the store behind a proxy, aborted at the end."""
     host, _, port = endpoint.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -156,7 +160,7 @@ async def connected(endpoint: str) -> AsyncIterator[tuple[asyncio.StreamReader, 
 
 
 async def read_reply(request_head: bytes, reader: asyncio.StreamReader) -> bytes:
-    """The whole reply to a request. A reply to HEAD has no body, whatever length it announces."""
+    """The complete reply to a request. A reply to HEAD has no body, whatever its Content-Length."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = 0 if request_head.startswith(b"HEAD") else body_length(head.decode("latin-1"))
     return head + await reader.readexactly(length)
@@ -164,7 +168,7 @@ async def read_reply(request_head: bytes, reader: asyncio.StreamReader) -> bytes
 
 @dataclass
 class ConnectProxy:
-    """An HTTP proxy that tunnels whatever host to one endpoint, and keeps the heads of the requests."""
+    """An HTTP proxy that tunnels every host to one endpoint, and records the heads of the requests."""
 
     endpoint: str
     heads: list[str] = field(default_factory=list)
@@ -180,7 +184,7 @@ class ConnectProxy:
 
 
 async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-    """Passes on what comes, until the end."""
+    """Forwards data until the end of the stream."""
     while data := await source.read(65_536):
         to.write(data)
         await to.drain()

@@ -28,7 +28,7 @@ from tests.support import minio_client, unique
 ROOT: Final = Path(__file__).parents[2]
 KINDS: Final = ("MinIO", "SeaweedFS", "VersityGW")
 DOMAIN: Final = "minio.example.com"
-"""The company's domain for its store. Names of buckets go in front of it."""
+"""The company's domain for its store. Bucket names go in front of it."""
 REGION: Final = "eu-central-1"
 CREDENTIALS: Final = Credentials("GK0123456789abcdef01234567", secrets.token_hex(32))  # in the form for Garage
 START_SECONDS: Final = 60.0

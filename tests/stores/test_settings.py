@@ -1,7 +1,7 @@
 """Each store that can be started here, as a company would run it: with TLS from a private authority, in another region,
 with the bucket in front of the host, and with various bucket settings.
 
-For each setting, all checks of `sora doctor`, which include the race, and the ledger's model.
+Each setting has to pass all checks of `sora doctor`, which include the race, and the ledger's model.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _trusts(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _trust_authority(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
 
 
@@ -61,7 +61,7 @@ def with_versions(client: Minio, bucket: str) -> None:
     client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
 
 
-def with_a_lock(client: Minio, bucket: str) -> None:
+def with_object_lock(client: Minio, bucket: str) -> None:
     client.make_bucket(bucket, object_lock=True)
     client.set_object_lock_config(bucket, ObjectLockConfig(COMPLIANCE, 1, DAYS))
 
@@ -74,14 +74,14 @@ def with_encryption(client: Minio, bucket: str) -> None:
 SETTINGS: list[tuple[str, MakeBucket]] = [
     ("TLS with a private authority, another region", plain_bucket),
     ("a versioned bucket", with_versions),
-    ("object lock with a default retention", with_a_lock),
+    ("object lock with a default retention", with_object_lock),
     ("default encryption", with_encryption),
 ]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "make_bucket"), SETTINGS, ids=[name for name, _ in SETTINGS])
-def test_the_ledger_works_with_each_bucket_setting(
+def test_ledger_works_with_each_bucket_setting(
     company: RunningStore, tmp_path: Path, name: str, make_bucket: MakeBucket
 ) -> None:
     archive = company.archive()
@@ -90,7 +90,7 @@ def test_the_ledger_works_with_each_bucket_setting(
 
 
 @pytest.mark.timeout(900)
-def test_the_ledger_works_with_the_bucket_in_front_of_the_host(
+def test_ledger_works_with_the_bucket_in_front_of_the_host(
     company: RunningStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tunnel(company.endpoint) as (proxy, endpoint):  # DNS has no names below the domain
@@ -112,7 +112,7 @@ def test_the_ledger_works_with_the_bucket_in_front_of_the_host(
 
 
 @pytest.mark.parametrize("prefix", ["open/", "ledger/"])
-def test_a_lifecycle_rule_on_the_ledger_is_rejected(company: RunningStore, prefix: str) -> None:
+def test_lifecycle_rule_on_the_ledger_is_rejected(company: RunningStore, prefix: str) -> None:
     archive = company.archive()
     rule = Rule(ENABLED, rule_filter=Filter(prefix=prefix), rule_id="tidy", expiration=Expiration(days=30))
     create_bucket(company, archive, plain_bucket)
@@ -123,7 +123,7 @@ def test_a_lifecycle_rule_on_the_ledger_is_rejected(company: RunningStore, prefi
     company.report(f"a lifecycle rule on {prefix}: rejected")
 
 
-def test_a_wrong_region_is_answered_with_the_right_one(company: RunningStore) -> None:
+def test_wrong_region_error_names_the_right_region(company: RunningStore) -> None:
     archive = company.archive()
     create_bucket(company, archive, plain_bucket)
     found = doctor_problems(archive.model_copy(update={"region": "us-west-2"}))
@@ -138,7 +138,7 @@ def test_a_wrong_region_is_answered_with_the_right_one(company: RunningStore) ->
 def check_ledger(
     company: RunningStore, archive: VideoArchive, work_root: Path, name: str, make_bucket: MakeBucket
 ) -> None:
-    """Runs all checks of the doctor, and the ledger's model."""
+    """Runs all checks of `sora doctor`, and the ledger's model."""
     began = time.monotonic()
     assert [str(problem) for problem in doctor_problems(archive)] == []
     checked = time.monotonic() - began
@@ -149,11 +149,11 @@ def check_ledger(
 
 
 def doctor_problems(archive: VideoArchive) -> list[Exception]:
-    async def ask() -> list[Exception]:
+    async def collect() -> list[Exception]:
         async with aclosing(archive.store()) as store:
             return list(await problems(store))
 
-    return asyncio.run(ask())
+    return asyncio.run(collect())
 
 
 def create_bucket(company: RunningStore, archive: VideoArchive, make_bucket: MakeBucket) -> None:
@@ -171,14 +171,14 @@ def create_bucket(company: RunningStore, archive: VideoArchive, make_bucket: Mak
 
 @contextmanager
 def tunnel(endpoint: str) -> Iterator[tuple[ConnectProxy, str]]:
-    """A proxy to one endpoint, on a thread of its own, because several event loops call the store."""
+    """A proxy to one endpoint, on its own thread, because several event loops call the store."""
     loop, proxy = asyncio.new_event_loop(), ConnectProxy(endpoint)
     started, ended = threading.Event(), asyncio.Event()
     address: list[str] = []
 
     async def serve() -> None:
-        async with listening(proxy.handle) as where:
-            address.append(where)
+        async with listening(proxy.handle) as bound:
+            address.append(bound)
             started.set()
             await ended.wait()
 

@@ -28,7 +28,7 @@ def store_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         yield store
 
 
-async def test_of_32_writers_exactly_one_wins_each_time(store_server: RunningStore) -> None:
+async def test_exactly_one_of_32_writers_wins_each_race(store_server: RunningStore) -> None:
     store = store_server.archive().store()
     await store.create_bucket()
     try:
@@ -42,7 +42,7 @@ async def test_of_32_writers_exactly_one_wins_each_time(store_server: RunningSto
     store_server.report(f"two races of {RACERS}: {statistics.median(durations):.2f} s, the median of {RACES}")
 
 
-async def test_all_checks_of_the_doctor_pass(store_server: RunningStore) -> None:
+async def test_all_doctor_checks_pass(store_server: RunningStore) -> None:
     store = store_server.archive().store()
     await store.create_bucket()
     began = time.monotonic()
@@ -61,7 +61,7 @@ def test_no_schedule_violates_an_invariant(store_server: RunningStore, tmp_path:
     store_server.report(f"the ledger's model: {harness.tally['checks']:,} steps in {time.monotonic() - began:.0f} s")
 
 
-async def test_a_store_that_ignores_conditions_is_rejected(tmp_path: Path) -> None:
+async def test_store_that_ignores_conditions_is_rejected(tmp_path: Path) -> None:
     """Garage treats a conditional write like an unconditional one."""
     with running("Garage", tmp_path) as garage:
         store = garage.archive(bucket=GARAGE_BUCKET).store()
