@@ -70,7 +70,7 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 OLDEST := .venv-oldest
 # What calls each dependency most: httpx and httpcore, obstore, minio, openpyxl, pillow, av, starlette and jinja2,
 # Prefect. SeaweedFS is no dependency, and takes long to start.
-OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py \
+OLDEST_TESTS := tests/apixo/test_polling.py tests/blocks/test_object_store.py \
   tests/flows/batch/test_workbooks.py tests/flows/media/test_repaired_http.py tests/flows/media/test_resumed_downloads.py \
   tests/flows/media/test_images.py tests/flows/media/test_videos.py \
   tests/deployments/gallery/test_gateway.py \

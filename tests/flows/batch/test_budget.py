@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from apixo import Failed, VideoRequest
 from blocks.prices import Price
 from flows.batch.budget import Budget, BudgetError
-from flows.record import transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.payments import full_cost, paid_attempts, spent_on
 
@@ -171,6 +171,21 @@ def test_full_cost_requires_price_of_every_payment() -> None:
     half_known = failed_before.model_copy(update={"attempts": (first, *failed_before.attempts[1:])})
     assert full_cost(half_known, PRICES) == 7 + 8 * PRICE
     assert full_cost(half_known, {}) is None
+
+
+def test_recorded_price_of_zero_is_a_price() -> None:
+    free = submitted("t")
+    free = free.model_copy(update={"attempts": (free.attempt.model_copy(update={"price": Decimal(0)}),)})
+    assert full_cost(free, PRICES) == spent_on([free], PRICES) == 0
+
+
+def test_each_superseded_task_is_a_payment() -> None:
+    found = submitted("t")
+    for number in (2, 3):
+        found = transitions.resolved(found, attempt_number=1, task_id=f"t{number}", now=NOW)
+        found = superseded_tasks.also_taken(found, attempt_number=1, task_id=f"u{number}", now=NOW)
+    assert found.task_ids == {"t", "u2", "u3", "t3"}  # t2 was a user's mistake, which the name t3 corrected
+    assert paid_attempts(found) == 4
 
 
 def test_payment_by_another_run_counts_toward_limit_but_not_as_spent_by_this_run() -> None:
