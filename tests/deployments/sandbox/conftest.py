@@ -38,7 +38,7 @@ def shared_sandbox(video_folder: Path) -> Iterator[SandboxServer]:
 
 @pytest.fixture
 def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
-    """A sandbox shared by the tests that need no special settings. Its record and faults start empty, its tasks do not."""
+    """A sandbox shared by tests that need no special settings. Its record and faults start empty, its tasks do not."""
     shared_sandbox.faults.clear()
     shared_sandbox.record.clear()
     return shared_sandbox

@@ -117,7 +117,9 @@ INVALID_BODIES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "content"), INVALID_BODIES)
-def test_invalid_body_is_400_and_names_the_field(sandbox: SandboxServer, call: Caller, field: str, content: Any) -> None:
+def test_invalid_body_is_400_and_names_the_field(
+    sandbox: SandboxServer, call: Caller, field: str, content: Any
+) -> None:
     reply = call.submit(content)
     assert reply.status_code == 400
     assert (reply.json()["code"], reply.json()["data"]) == (400, None)
@@ -164,7 +166,9 @@ def test_requests_over_the_rate_limit_are_429_until_the_minute_ends(
     assert call.submit().status_code == 200
 
 
-def test_tasks_over_the_concurrency_limit_are_429_until_one_ends(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+def test_tasks_over_the_concurrency_limit_are_429_until_one_ends(
+    start_sandbox: StartSandbox, http: httpx.Client
+) -> None:
     sandbox = start_sandbox(max_concurrent_tasks=2, speed=400)
     call = Caller(sandbox.base_url, http, KEY)
     first = call.task()

@@ -110,7 +110,9 @@ def test_callback_is_sent_at_most_three_times(sandbox: SandboxServer, call: Call
 @pytest.mark.parametrize(
     ("url", "error"), [("http://127.0.0.1:9/gone", "ConnectError"), ("http://127.0.0.1:99999/x", "ExceptionGroup")]
 )
-def test_unreachable_receiver_does_not_affect_the_task(sandbox: SandboxServer, call: Caller, url: str, error: str) -> None:
+def test_unreachable_receiver_does_not_affect_the_task(
+    sandbox: SandboxServer, call: Caller, url: str, error: str
+) -> None:
     task_id = call.task(top=callback_fields(url))
     assert call.final_status(task_id)["state"] == "success"
     task = sandbox.tasks.get(task_id)
@@ -136,7 +138,9 @@ def test_twice_fault_sends_the_callback_twice(sandbox: SandboxServer, call: Call
     assert first == second
 
 
-def test_early_fault_sends_one_callback_before_the_end(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_early_fault_sends_one_callback_before_the_end(
+    sandbox: SandboxServer, call: Caller, receiver: Receiver
+) -> None:
     sandbox.faults.add(Fault(call="callback", kind="early"))
     task_id = call.task(top=callback_fields(receiver.url))
     call.final_status(task_id)

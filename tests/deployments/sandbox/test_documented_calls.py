@@ -156,7 +156,7 @@ def test_wrong_key_is_401(line: str, run: Run, sandbox: SandboxServer) -> None:
 
 
 async def test_calls_of_public_mcp_client_succeed(sandbox: SandboxServer) -> None:
-    """Its three calls as it makes them: without `provider`, with a `source` tag, and with a content type even on GET."""
+    """Its three calls as it makes them: without `provider`, with a `source` tag, with a content type even on GET."""
     headers = {
         "Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "User-Agent": "apixo-mcp-server/0.2.1",
     }  # fmt: skip

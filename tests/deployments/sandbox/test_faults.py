@@ -102,7 +102,9 @@ def describe_data(data: Any, size: int) -> Any:
 
 @pytest.mark.parametrize("call_name", ["submit", "status"])
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_each_fault_has_the_expected_reply_and_charge(sandbox: SandboxServer, call: Caller, call_name: str, kind: str) -> None:
+def test_each_fault_has_the_expected_reply_and_charge(
+    sandbox: SandboxServer, call: Caller, call_name: str, kind: str
+) -> None:
     charged, expected = EXPECTED[kind]
     task_id = call.task()
     tasks_before = len(sandbox.tasks)

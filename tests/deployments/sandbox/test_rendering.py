@@ -102,7 +102,9 @@ def test_images_of_every_color_mode_become_videos(tmp_path: Path, mode: str) -> 
 
 
 def test_same_prompt_gives_same_video_and_other_prompt_differs(tmp_path: Path) -> None:
-    first_video, same_prompt, other_prompt = (render(tmp_path / f"{n}.mp4", prompt=p) for n, p in enumerate(("one", "one", "other")))
+    first_video, same_prompt, other_prompt = (
+        render(tmp_path / f"{n}.mp4", prompt=p) for n, p in enumerate(("one", "one", "other"))
+    )
     assert first_video.read_bytes() == same_prompt.read_bytes() != other_prompt.read_bytes()
 
 

@@ -52,9 +52,7 @@ def test_server_stops_immediately_with_requests_in_progress(http: httpx.Client) 
             except httpx.TransportError as error:
                 failures.append(type(error))
 
-        urls = [
-            f"{sandbox.base_url}{path}" for path in ("/samples/lake.jpg", "/api/v1/statusTask/sora-2?taskId=x")
-        ]
+        urls = [f"{sandbox.base_url}{path}" for path in ("/samples/lake.jpg", "/api/v1/statusTask/sora-2?taskId=x")]
         callers = [threading.Thread(target=wait_forever, args=(url,)) for url in urls]
         for caller in callers:
             caller.start()
