@@ -29,7 +29,7 @@ def labels(**named: str) -> Labels:
 
 
 async def test_metrics_match_the_bucket(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
-    made = await stored.generate(KITE, key=key)
+    generation = await stored.generate(KITE, key=key)
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE.model_copy(update={"prompt": "Dunes"}), key=f"{key}-2")
@@ -43,8 +43,8 @@ async def test_metrics_match_the_bucket(stored: StoredBlocks, sandbox: SandboxSe
         0 <= metrics["sora_lag_seconds", labels(until="known")] <= metrics["sora_lag_seconds", labels(until="archived")]
     )
     assert metrics["sora_day_videos", labels()] == 1
-    assert made.video is not None
-    assert metrics["sora_day_bytes", labels()] == made.video.size_bytes
+    assert generation.video is not None
+    assert metrics["sora_day_bytes", labels()] == generation.video.size_bytes
 
 
 async def test_server_reports_url_once_it_listens_and_port_in_use_is_an_error(stored: StoredBlocks) -> None:

@@ -47,16 +47,16 @@ def test_generate_archives_one_video_that_show_prints_links_and_saves(
     assert sandbox.record.submits() == []
     assert sora("show", key, "--archive", stored.name).code == 1
 
-    made = sora(*command, "--verbose")
-    assert made.code == 0, made.err
-    row = made.out.splitlines()[1].split()
+    archived = sora(*command, "--verbose")
+    assert archived.code == 0, archived.err
+    row = archived.out.splitlines()[1].split()
     assert row[:3] == [key, "archived", f"{stored.archive.bucket}/videos/{row[2].split('videos/', 1)[1]}"]
-    assert f"sora show {key} --link" in made.err
+    assert f"sora show {key} --link" in archived.err
     assert len(sandbox.record.submits()) == 1
 
     again = sora(*command)
     assert again.code == 0
-    assert again.out == made.out
+    assert again.out == archived.out
     assert len(sandbox.record.submits()) == 1
 
     renamed = ["generate", "A red kite over dunes", "--key", f"{key}-renamed", *blocks]
@@ -106,10 +106,10 @@ def test_start_image_file_is_uploaded_and_rerun_pays_nothing(
     dry = sora(*command, "--dry-run")
     assert "PNG, 64 x 36" in dry.out, dry.all
     for _ in range(2):
-        made = sora(*command)
-        assert made.code == 0, made.err
+        result = sora(*command)
+        assert result.code == 0, result.err
     assert len(sandbox.record.submits()) == 1
-    assert "X-Amz" not in dry.all + made.all + sora("show", key, *blocks[2:]).all
+    assert "X-Amz" not in dry.all + result.all + sora("show", key, *blocks[2:]).all
     assert "nothing.jpg is not a file on this machine" in one_line(sora(*command[:5], "nothing.jpg", *blocks), 1)
 
 
@@ -150,7 +150,7 @@ def test_unclear_payment_is_resolved_manually(
         assert "APIXO does not know task task_000000000000" in unknown
         done = sora("resolve", key, "--task-id", paid.task_id or "", *blocks)
     else:
-        not_confirmed = sora("resolve", key, "--resubmit", *blocks)  # standard input is closed, so nobody confirms
+        not_confirmed = sora("resolve", key, "--resubmit", *blocks)  # standard input is closed, so nothing confirms it
         assert not_confirmed.code == 1
         assert "unconfirmed" in not_confirmed.out
         assert f"may pay for {key} once more" in not_confirmed.err

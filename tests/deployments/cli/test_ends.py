@@ -142,7 +142,7 @@ INTERRUPTIONS: dict[str, tuple[BaseException, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("failing", [False, True], ids=["raised as is", "wrapped by Prefect or pydantic"])
+@pytest.mark.parametrize("failing", [False, True], ids=["raised as is", "masked by another error"])
 @pytest.mark.parametrize("which", list(INTERRUPTIONS))
 def test_interrupted_command_prints_no_traceback(
     which: str, failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

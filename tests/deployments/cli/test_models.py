@@ -73,8 +73,8 @@ def test_fallback_model_generates_the_video_and_list_filters_by_tag(
     assert sandbox.record.submits() == []
 
     sandbox.faults.add(Fault(call="submit", kind="http_404", model="kling-2-6"))
-    made = sora(*command, "--aspect-ratio", "1:1")
-    assert made.code == 0, made.err
+    archived = sora(*command, "--aspect-ratio", "1:1")
+    assert archived.code == 0, archived.err
     assert [request.model for request in sandbox.record.submits()] == ["kling-2-6", "kling-3-0-turbo"]
     assert json.loads(sandbox.record.submits()[1].body)["input"]["aspect_ratio"] == "1:1"
 

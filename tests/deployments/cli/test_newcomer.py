@@ -34,9 +34,9 @@ def test_waiting_on_a_pipe_prints_each_state_and_the_next_poll(
     sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=3))
-    made = sora("generate", "A red kite", "--key", key, *blocks)
-    assert made.code == 0, made.err
-    waited = [line.split("wait: ")[1] for line in made.err.splitlines() if " wait: " in line]
+    result = sora("generate", "A red kite", "--key", key, *blocks)
+    assert result.code == 0, result.err
+    waited = [line.split("wait: ")[1] for line in result.err.splitlines() if " wait: " in line]
     assert waited[0] == "waiting, next poll in 0 s"
     assert re.fullmatch(r"state .*, next poll in \d+ s", waited[1])
     assert waited[-1] == "finished"
@@ -47,10 +47,10 @@ def test_keys_and_object_names_are_not_wrapped_at_80_columns(
     sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     key = unique("a-key-that-is-as-long-as-those-that-are-made-up")
-    made = run_on_terminal(sora, "generate", "A red kite over dunes", "--key", key, *blocks)
-    assert made.code == 0, made.out
+    generated = run_on_terminal(sora, "generate", "A red kite over dunes", "--key", key, *blocks)
+    assert generated.code == 0, generated.out
     listed = run_on_terminal(sora, "list", *blocks[2:])
-    lines = f"{made.out}\n{listed.out}".splitlines()
+    lines = f"{generated.out}\n{listed.out}".splitlines()
     assert key in [line.strip() for line in lines]
     assert any(re.fullmatch(rf"  object +\S+/{key}/video.mp4", line) for line in lines)
     assert any(line.startswith("  sha256") and len(line.split()[1]) == 64 for line in lines)
@@ -146,11 +146,11 @@ def test_init_creates_a_starter_folder_and_overwrites_nothing(
     sora: Sora, blocks: list[str], sandbox: SandboxServer
 ) -> None:
     name = 'spring [draft] #1: "new"'
-    made = sora("init", name, PREFECT_API_URL="")
-    assert made.code == 0, made.err
+    created = sora("init", name, PREFECT_API_URL="")
+    assert created.code == 0, created.err
     folder = sora.folder / name
-    assert f"{name}/calendar.csv\n" in made.out
-    assert f"{name}/README.md." in made.err
+    assert f"{name}/calendar.csv\n" in created.out
+    assert f"{name}/README.md." in created.err
     assert "export PREFECT_API_URL=http" in (folder / "README.md").read_text()
     assert {path.name for path in folder.iterdir()} == {"README.md", "calendar.csv", "prefect.yaml"}
     rows = parse_calendar((folder / "calendar.csv").read_bytes(), name="calendar.csv")

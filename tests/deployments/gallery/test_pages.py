@@ -50,10 +50,10 @@ async def test_hostile_text_is_escaped(open_gallery: OpenGallery, store: ObjectS
 
 
 async def test_gif_is_shown_as_an_image(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    found = make_generation("kite")
-    named = {"content_type": "image/gif", "name": "videos/2026/03/10/kite/video.gif"}
-    objects = [item.model_copy(update=named) if item.kind == "video" else item for item in found.objects]
-    await put_generations(store, found.model_copy(update={"objects": tuple(objects)}))
+    generation = make_generation("kite")
+    gif_fields = {"content_type": "image/gif", "name": "videos/2026/03/10/kite/video.gif"}
+    objects = [item.model_copy(update=gif_fields) if item.kind == "video" else item for item in generation.objects]
+    await put_generations(store, generation.model_copy(update={"objects": tuple(objects)}))
     async with open_gallery() as gallery:
         overview, page = [(await gallery.get(path)).text for path in ("/", "/k/kite")]
     assert "data-moving" in overview
@@ -143,8 +143,8 @@ async def test_unset_length_and_shape_are_shown_as_default(open_gallery: OpenGal
     assert "<dd>default length, default shape</dd>" in page
 
 
-def make_items(*found: Generation) -> list[Item]:
-    return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in found]
+def make_items(*generations: Generation) -> list[Item]:
+    return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in generations]
 
 
 ITEMS = make_items(
@@ -172,19 +172,19 @@ ITEMS = make_items(
     ],
 )
 def test_filters_select_matching_items(query: dict[str, str], keys: list[str]) -> None:
-    assert [found.key for found in Filters.parse(query).of(ITEMS)] == keys
+    assert [item.key for item in Filters.parse(query).of(ITEMS)] == keys
 
 
 def test_menus_list_existing_values_with_counts() -> None:
-    found = menus(ITEMS)
-    assert found["states"] == [("archived", 2), ("failed", 1)]
-    assert found["tags"] == [("hero", 1)]
-    assert found["batches"] == [("spring", 2)]
+    options = menus(ITEMS)
+    assert options["states"] == [("archived", 2), ("failed", 1)]
+    assert options["tags"] == [("hero", 1)]
+    assert options["batches"] == [("spring", 2)]
 
 
 def test_items_that_need_a_decision_are_listed_with_their_commands() -> None:
     old = NOW - timedelta(days=13)
-    found = [
+    generations = [
         make_generation("fine"),
         make_generation("refused", state=State.FAILED),
         make_generation("refused-long-ago", state=State.FAILED, at=NOW - timedelta(days=30)),
@@ -192,7 +192,7 @@ def test_items_that_need_a_decision_are_listed_with_their_commands() -> None:
         make_generation("late", state=State.SUBMITTED, at=old),
         make_generation("on-its-way", state=State.SUBMITTED),
     ]
-    shown = notices(found, " --archive other", NOW)
+    shown = notices(generations, " --archive other", NOW)
     assert [(item.key, item.why) for item in shown] == [
         ("late", "expiring"), ("unclear", "unconfirmed"), ("refused", "failed")
     ]  # fmt: skip
@@ -218,7 +218,7 @@ async def test_monthly_spend_counts_every_attempt_that_may_be_paid(
     open_gallery: OpenGallery, store: ObjectStore
 ) -> None:
     first = datetime(2026, 3, 1, tzinfo=UTC)
-    found = [
+    generations = [
         make_generation("a", price=Decimal("0.40")),
         make_generation("b", price=Decimal("0.40"), state=State.UNCONFIRMED),
         make_generation("c", price=Decimal("9"), at=first - timedelta(seconds=1)),
@@ -227,17 +227,17 @@ async def test_monthly_spend_counts_every_attempt_that_may_be_paid(
     ]
     async with open_gallery() as gallery:
         assert 'class="spend"' not in (await gallery.get("/")).text
-    await put_generations(store, *found)
+    await put_generations(store, *generations)
     async with open_gallery() as gallery:
         assert "<b>1.80 USD</b>" in (await gallery.get("/")).text
 
 
 def test_generate_command_is_quoted_for_the_shell() -> None:
-    found = make_generation(
+    generation = make_generation(
         "kite", "--it's $HOME `x`\n", duration=8, aspect_ratio="portrait", tags=["a b"],
         image_urls=["https://example.com/a.jpg"], remove_watermark=False,
     )  # fmt: skip
-    assert generate_command(found, " --archive other") == (
+    assert generate_command(generation, " --archive other") == (
         "sora generate --duration 8 --portrait --image https://example.com/a.jpg "
         "--tag 'a b' --keep-watermark --archive other -- '--it'\"'\"'s $HOME `x`\n'"
     )
@@ -245,10 +245,10 @@ def test_generate_command_is_quoted_for_the_shell() -> None:
 
 def test_generate_command_keeps_fallback_models_and_option_types() -> None:
     options = {"sound": True, "negative_prompt": "5", "mood": "très gai"}
-    found = make_generation(
+    generation = make_generation(
         "kite", model="kling-2-6", duration=5, options=options, fallback_models=["wan-2-6", "veo-3-1"]
     )
-    words = shlex.split(generate_command(found, ""))
+    words = shlex.split(generate_command(generation, ""))
     assert [word for name, word in pairwise(words) if name == "--fallback-model"] == ["wan-2-6", "veo-3-1"]
     assert dict(_option(word) for name, word in pairwise(words) if name == "--option") == options
 
@@ -263,6 +263,6 @@ def test_generate_command_keeps_fallback_models_and_option_types() -> None:
     ],
 )
 def test_download_name_is_safe_and_descriptive(prompt: str, name: str) -> None:
-    found = make_generation("kite", prompt)
-    assert found.video is not None
-    assert download_name(found, found.video) == name
+    generation = make_generation("kite", prompt)
+    assert generation.video is not None
+    assert download_name(generation, generation.video) == name

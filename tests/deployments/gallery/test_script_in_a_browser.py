@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 @pytest.fixture
 async def page(open_gallery: OpenGallery, store: ObjectStore) -> AsyncIterator[Page]:
     """The overview with three videos, newest first. The newest has no poster."""
-    found = [make_generation(f"kite-{number}", at=NOW - timedelta(minutes=number)) for number in (1, 2, 3)]
-    without_poster = tuple(item for item in found[0].objects if item.kind != "poster")
-    await put_generations(store, found[0].model_copy(update={"objects": without_poster}), *found[1:])
+    generations = [make_generation(f"kite-{number}", at=NOW - timedelta(minutes=number)) for number in (1, 2, 3)]
+    without_poster = tuple(item for item in generations[0].objects if item.kind != "poster")
+    await put_generations(store, generations[0].model_copy(update={"objects": without_poster}), *generations[1:])
     async with open_gallery(redirect=False) as gallery, open_browser() as browser:
 
         async def answer(route: Route) -> None:

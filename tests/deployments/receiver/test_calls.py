@@ -59,19 +59,19 @@ async def test_video_is_archived_once_for_any_kind_of_callback(
 ) -> None:
     if kind is not None:
         sandbox.faults.add(Fault.model_validate({"call": "callback", "kind": kind, "seconds": 0.5}))
-    made = await submit(key, receiver.resources)
+    generation = await submit(key, receiver.resources)
     before = await records(receiver.resources)
-    assert await wait_for_callbacks(sandbox, made.task_id or "", calls) == [200] * calls
+    assert await wait_for_callbacks(sandbox, generation.task_id or "", calls) == [200] * calls
     await finished(sandbox)
     if reports_end:
         events = await read_events(prefect_server, key, "apixo.task.finished")
         payload = events[-1]["payload"]
-        assert isinstance(opened(payload.pop("end"), made.task_id or "", receiver.api), Succeeded)
-        assert payload == {"key": key, "task_id": made.task_id, "api": "a-block", "archive": "a-block"}
+        assert isinstance(opened(payload.pop("end"), generation.task_id or "", receiver.api), Succeeded)
+        assert payload == {"key": key, "task_id": generation.task_id, "api": "a-block", "archive": "a-block"}
     assert await records(receiver.resources) == before
     (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
-    assert (await receiver.call(key, made.task_id)).said == "already handled"
+    assert (await receiver.call(key, generation.task_id)).said == "already handled"
     assert len(sandbox.record.submits()) == 1
     assert sandbox.faults.pending() == []
 
@@ -79,36 +79,38 @@ async def test_video_is_archived_once_for_any_kind_of_callback(
 async def test_waiting_run_uses_the_status_from_the_receiver_without_polling(
     key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources, requested = receiver.resources, list[str]()
+    resources, polled = receiver.resources, list[str]()
     original_status_once = resources.client.status_once
 
     async def status_once(task_id: str, **how: Any) -> Status:
-        requested.append(task_id)
+        polled.append(task_id)
         return await original_status_once(task_id, **how)
 
     monkeypatch.setattr(resources.client, "status_once", status_once)
     resources.api.initial_wait_seconds = 60
     resources.subscriber.subscribe()
-    made = await submit(key, resources)
-    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    generation = await submit(key, resources)
+    end = await asyncio.wait_for(wait_for_task(generation.task, generation, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert requested == []
+    assert polled == []
 
 
 async def test_forged_status_is_ignored_and_the_run_polls(key: str, receiver: Receiver, sandbox: SandboxServer) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
     resources = receiver.resources
     resources.api.initial_wait_seconds = 60
-    made = await submit(key, resources)
+    generation = await submit(key, resources)
     await finished(sandbox)
     forger = receiver.api.model_copy(update={"callback_secret": Secret(value="f" * 32)})
-    forged = Succeeded(task_id=made.task_id or "", state="success", result_urls=("https://evil.example.com/a.mp4",))
+    forged = Succeeded(
+        task_id=generation.task_id or "", state="success", result_urls=("https://evil.example.com/a.mp4",)
+    )
     resources.subscriber.notify(key, sealed(forged, forger))
-    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    end = await asyncio.wait_for(wait_for_task(generation.task, generation, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert len(sandbox.record.statuses(made.task_id)) == 1
+    assert len(sandbox.record.statuses(generation.task_id)) == 1
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after", "http_500_after", "junk"])
@@ -124,8 +126,8 @@ async def test_callback_reconciles_a_lost_reply(
             await submit(key, receiver.resources)
     (paid,) = sandbox.record.charged()
     assert await wait_for_callbacks(sandbox, paid.task_id or "") == [200]
-    found = await recorded(key, receiver.resources)
-    assert (found.state, found.task_id) == (State.SUBMITTED, paid.task_id)
+    record = await recorded(key, receiver.resources)
+    assert (record.state, record.task_id) == (State.SUBMITTED, paid.task_id)
     (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
@@ -138,8 +140,8 @@ async def test_callback_reconciles_a_claim_whose_owner_died_after_paying(
     url = receiver.api.callback_url_for(key)
     task_id = await made_outside(receiver.api, callback_url=url)
     assert await wait_for_callbacks(sandbox, task_id) == [200]
-    found = await recorded(key, receiver.resources)
-    assert (found.state, found.task_id) == (State.SUBMITTED, task_id)
+    record = await recorded(key, receiver.resources)
+    assert (record.state, record.task_id) == (State.SUBMITTED, task_id)
     assert (await submit(key, receiver.resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
@@ -156,9 +158,9 @@ async def test_late_callback_of_first_attempt_is_recorded_in_that_attempt(
     assert await wait_for_callbacks(sandbox, second) == [200]
     assert (await recorded(key, receiver.resources)).attempts[0].task_id is None
     assert await wait_for_callbacks(sandbox, first) == [200]
-    found = await recorded(key, receiver.resources)
-    assert [attempt.task_id for attempt in found.attempts] == [first, second]
-    assert (found.state, found.task_id) == (State.SUBMITTED, second)
+    record = await recorded(key, receiver.resources)
+    assert [attempt.task_id for attempt in record.attempts] == [first, second]
+    assert (record.state, record.task_id) == (State.SUBMITTED, second)
     assert [task.request.active_callback_url for task in sandbox.tasks.all()] == [
         receiver.api.callback_url_for(key, 1),
         receiver.api.callback_url_for(key, 2),

@@ -124,9 +124,9 @@ def sora(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path
 ) -> Iterator[Sora]:
     secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), CALLBACK_SECRET]
-    made = Sora(tmp_path, prefect_server.environment, secrets, forks)
-    yield made
-    made.close()
+    runner = Sora(tmp_path, prefect_server.environment, secrets, forks)
+    yield runner
+    runner.close()
 
 
 async def wait_for_port(process: Process) -> tuple[int, list[str]]:
@@ -137,9 +137,9 @@ async def wait_for_port(process: Process) -> tuple[int, list[str]]:
         line = await asyncio.to_thread(process.stderr.readline)
         assert line, printed
         printed.append(line)
-    found = re.search(r"at http://127\.0\.0\.1:(\d+)/apixo/", "".join(printed))
-    assert found, printed
-    return int(found[1]), printed
+    match = re.search(r"at http://127\.0\.0\.1:(\d+)/apixo/", "".join(printed))
+    assert match, printed
+    return int(match[1]), printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -176,15 +176,15 @@ async def test_receiver_answers_until_stopped_and_sends_events_before_exit(
 async def test_invalid_setup_fails_to_start_with_one_error_line(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, archive: VideoArchive
 ) -> None:
-    without = await store_blocks(make_api(sandbox), archive)
-    gone = await store_blocks(stored.api, archive.model_copy(update={"bucket": unique("gone")}))
+    no_secret = await store_blocks(make_api(sandbox), archive)
+    missing_bucket = await store_blocks(stored.api, archive.model_copy(update={"bucket": unique("gone")}))
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
     here = ("--archive", stored.name)
     started = {
-        "has no callback_secret.*APIXO_CALLBACK_SECRET.*sora setup --name": ("--api", without.name, *here),
+        "has no callback_secret.*APIXO_CALLBACK_SECRET.*sora setup --name": ("--api", no_secret.name, *here),
         "no apixo-api block named 'nobody'": ("--api", "nobody", *here),
-        "There is no bucket": ("--api", stored.name, "--archive", gone.name),
+        "There is no bucket": ("--api", stored.name, "--archive", missing_bucket.name),
         f"cannot listen on 127.0.0.1, port {port}": ("--api", stored.name, *here, "--port", port),
     }
     try:

@@ -66,5 +66,5 @@ class Caller:
 
 def urls(data: dict[str, Any]) -> list[str]:
     """The result URLs in the data of a status reply."""
-    found: list[str] = json.loads(data["resultJson"])["resultUrls"]
-    return found
+    result_urls: list[str] = json.loads(data["resultJson"])["resultUrls"]
+    return result_urls

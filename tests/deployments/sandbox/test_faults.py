@@ -207,11 +207,11 @@ def test_task_failed_by_a_fault_stays_failed(sandbox: SandboxServer, call: Calle
 
 def test_task_id_can_be_a_number(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="submit", kind="number_id"))
-    named = call.submit().json()["data"]["taskId"]
+    task_id = call.submit().json()["data"]["taskId"]
     (paid,) = sandbox.record.charged()
-    assert isinstance(named, int)
-    assert paid.task_id == str(named)
-    assert call.final_status(str(named))["state"] == "success"
+    assert isinstance(task_id, int)
+    assert paid.task_id == str(task_id)
+    assert call.final_status(str(task_id))["state"] == "success"
 
 
 def test_task_can_be_unknown_for_one_poll(sandbox: SandboxServer, call: Caller) -> None:
@@ -247,8 +247,8 @@ def test_prompt_filter_applies_to_status_requests(sandbox: SandboxServer, call: 
 def test_faults_apply_in_the_order_added() -> None:
     script = FaultScript()
     script.add(Fault(call="submit", kind="http_429", times=2), Fault(call="submit", kind="junk", skip=1))
-    taken = [script.take("submit") for _ in range(5)]
-    assert [fault and fault.kind for fault in taken] == ["http_429", "http_429", None, "junk", None]
+    faults = [script.take("submit") for _ in range(5)]
+    assert [fault and fault.kind for fault in faults] == ["http_429", "http_429", None, "junk", None]
 
 
 @pytest.mark.parametrize(

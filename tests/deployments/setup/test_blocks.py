@@ -43,7 +43,7 @@ def outcomes(saved: list[Saved]) -> dict[str, str]:
 
 async def read_documents(prefect: PrefectClient, name: str) -> list[BlockDocument]:
     """All documents of these blocks, as a reader of Prefect's API sees them, without secrets."""
-    found = []
+    documents = []
     for slug, document in (
         ("apixo-api", name),
         ("video-archive", name),
@@ -51,10 +51,10 @@ async def read_documents(prefect: PrefectClient, name: str) -> list[BlockDocumen
         ("secret", f"apixo-callback-secret-{name}"),
     ):
         try:
-            found.append(await prefect.read_block_document_by_name(document, slug, include_secrets=False))
+            documents.append(await prefect.read_block_document_by_name(document, slug, include_secrets=False))
         except ObjectNotFound:
             continue
-    return found
+    return documents
 
 
 async def test_blocks_are_created_once_and_second_run_changes_nothing(name: str, prefect: PrefectClient) -> None:
@@ -248,14 +248,14 @@ async def test_secrets_do_not_appear_in_documents_logs_or_output(
     saved = await save_blocks(
         {**COMPLETE, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET, "APIXO_CALLBACK_URL": "https://c.example.com"}, name=name
     )
-    found = await read_documents(prefect, name)
-    assert len(found) == 4
-    texts = [document.model_dump_json() for document in found]
+    documents = await read_documents(prefect, name)
+    assert len(documents) == 4
+    texts = [document.model_dump_json() for document in documents]
     texts += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
     texts.append(repr(await load_block(VideoArchive, name)))
     assert not [text for text in texts if "VERY-SECRET" in text]
     # The API block refers to the Secret blocks instead of holding copies.
-    references = found[0].block_document_references
+    references = documents[0].block_document_references
     assert set(references) == {"api_key", "callback_secret"}
 
 

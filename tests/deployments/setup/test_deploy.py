@@ -95,9 +95,9 @@ def test_prompt_in_an_event_is_not_rendered_as_a_template(prompt: str) -> None:
                 {"request": trigger["parameters"]["request"]},
                 HydrationContext(render_jinja=True, render_workspace_variables=True, jinja_context=context),
             )
-            made = hydrate(filled, HydrationContext(render_workspace_variables=True))
-            assert made["request"]["prompt"] == prompt
-            assert "duration" not in made["request"]
+            parameters_of_run = hydrate(filled, HydrationContext(render_workspace_variables=True))
+            assert parameters_of_run["request"]["prompt"] == prompt
+            assert "duration" not in parameters_of_run["request"]
 
 
 def test_only_the_collector_has_a_concurrency_limit() -> None:
@@ -147,13 +147,13 @@ def test_commented_schedule_is_valid_when_uncommented() -> None:
     )
     (batch,) = [item for item in yaml.safe_load("\n".join(text))["deployments"] if item["name"] == "generate-batch"]
     (schedule,) = batch["schedules"]
-    made = DeploymentScheduleCreate.model_validate(
+    created = DeploymentScheduleCreate.model_validate(
         {"schedule": {"cron": schedule["cron"], "timezone": schedule["timezone"]}}
         | {name: schedule[name] for name in ("slug", "active", "parameters")}
     )
-    assert made.active
-    assert made.parameters.keys() <= inspect.signature(generate_batch.fn).parameters.keys()
-    assert calendar_key(made.parameters["calendar"]) == made.slug
+    assert created.active
+    assert created.parameters.keys() <= inspect.signature(generate_batch.fn).parameters.keys()
+    assert calendar_key(created.parameters["calendar"]) == created.slug
 
 
 def test_example_calendar_exists_at_the_deployments_path() -> None:
@@ -238,25 +238,25 @@ async def test_upgrade_removes_old_schedules_and_triggers_but_keeps_user_schedul
     await deploy.deploy(deploy.MAIN)
     name = "generate-batch/generate-batch"
     async with get_client() as client:
-        found = await client.read_deployment_by_name(name)
-        assert found.parameters["calendar"]
-        assert [(item.slug, item.active) for item in found.schedules] == [("every-morning", True)]
+        deployment = await client.read_deployment_by_name(name)
+        assert deployment.parameters["calendar"]
+        assert [(item.slug, item.active) for item in deployment.schedules] == [("every-morning", True)]
         user_schedule = DeploymentScheduleCreate(
             schedule=CronSchedule(cron="0 7 * * *"), active=False, parameters={"calendar": "mine.csv"}
         )
-        await client.create_deployment_schedules(found.id, [user_schedule])
+        await client.create_deployment_schedules(deployment.id, [user_schedule])
         (tmp_path / deploy.MAIN).write_text(yaml.safe_dump({"deployments": [batch]}))
         saved = await deploy.deploy(deploy.MAIN)
         assert Saved("schedule", "generate-batch: every-morning", "removed") in saved
-        found = await client.read_deployment_by_name(name)
-        assert found.parameters == {}
-        assert [(item.slug, item.active, item.parameters) for item in found.schedules] == [
+        deployment = await client.read_deployment_by_name(name)
+        assert deployment.parameters == {}
+        assert [(item.slug, item.active, item.parameters) for item in deployment.schedules] == [
             (None, False, {"calendar": "mine.csv"})
         ]
         assert await client.read_automations_by_name("sora-old") == []
         second_run = await deploy.deploy(deploy.MAIN)
         assert {item.outcome for item in second_run} == {"unchanged"}
-        await client.delete_deployment(found.id)
+        await client.delete_deployment(deployment.id)
 
 
 @pytest.mark.usefixtures("server")
@@ -296,6 +296,6 @@ def test_null_or_empty_event_fields_count_as_absent(payload: dict[str, Any], exp
         name: {"__prefect_kind": "jinja", "template": value} if isinstance(value, str) else value
         for name, value in trigger["parameters"].items()
     }
-    made = hydrate(templates, HydrationContext(render_jinja=True, jinja_context=context))
-    made["wait"] = TypeAdapter(bool).validate_python(made["wait"])  # as the flow validates it
-    assert made == expected
+    rendered = hydrate(templates, HydrationContext(render_jinja=True, jinja_context=context))
+    rendered["wait"] = TypeAdapter(bool).validate_python(rendered["wait"])  # as the flow validates it
+    assert rendered == expected

@@ -51,20 +51,20 @@ class Hook:
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
-    made = Hook()
-    thread = threading.Thread(target=made.server.serve_forever)
+    webhook = Hook()
+    thread = threading.Thread(target=webhook.server.serve_forever)
     thread.start()
-    yield made
-    made.server.shutdown()
+    yield webhook
+    webhook.server.shutdown()
     thread.join()
-    made.server.server_close()
+    webhook.server.server_close()
 
 
 async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing(
     prefect_server: PrefectServer, hook: Hook
 ) -> None:
-    made = await notify(f"webhook:{hook.url}", {})
-    assert [item.outcome for item in made] == ["created"] * (1 + len(MESSAGES))
+    first_run = await notify(f"webhook:{hook.url}", {})
+    assert [item.outcome for item in first_run] == ["created"] * (1 + len(MESSAGES))
     second_run = await notify("webhook", {"SORA_NOTIFY_URL": hook.url})
     assert [item.outcome for item in second_run] == ["unchanged"] * (1 + len(MESSAGES))
     async with get_client() as client:
@@ -75,7 +75,7 @@ async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing
         ]
         documents = await client.read_block_documents(include_secrets=False)
     assert len(automations) == len(MESSAGES)
-    for shown in (*made, *automations, *documents):
+    for shown in (*first_run, *automations, *documents):
         assert "very-secret" not in str(shown)
     await asyncio.to_thread(
         EventsWorker.drain_all, timeout=60

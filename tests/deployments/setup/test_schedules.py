@@ -66,31 +66,31 @@ async def test_schedule_created_by_a_user_is_recreated_with_all_its_fields() -> 
 async def test_schedules_are_restored_on_a_real_server(prefect_server: PrefectServer) -> None:
     async with get_client() as client:
         flow_id = await client.create_flow_from_name(unique("flow"))
-        made = await client.create_deployment(
+        deployment_id = await client.create_deployment(
             flow_id=flow_id,
             name=unique("deployment"),
             schedules=[DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily")],
         )
-        (ours,) = await client.read_deployment_schedules(made)
-        await client.update_deployment_schedule(made, ours.id, active=True)
+        (daily_schedule,) = await client.read_deployment_schedules(deployment_id)
+        await client.update_deployment_schedule(deployment_id, daily_schedule.id, active=True)
         hourly = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
-        await client.create_deployment_schedules(made, [hourly])
-        before = await client.read_deployment_schedules(made)
+        await client.create_deployment_schedules(deployment_id, [hourly])
+        before = await client.read_deployment_schedules(deployment_id)
         for found in before:
-            await client.delete_deployment_schedule(made, found.id)
+            await client.delete_deployment_schedule(deployment_id, found.id)
         await client.create_deployment_schedules(
-            made,
+            deployment_id,
             [
                 DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily"),
                 DeploymentScheduleCreate(schedule=NOON, active=True, slug="no longer in prefect.yaml"),
             ],
         )
-        kept = await keep_schedules(client, made, before, {"daily"})
-        now = {found.slug: found for found in await client.read_deployment_schedules(made)}
+        kept = await keep_schedules(client, deployment_id, before, {"daily"})
+        now = {found.slug: found for found in await client.read_deployment_schedules(deployment_id)}
     assert sorted(kept) == [
         ("created by a user", "kept"), ("daily", "stays on"), ("no longer in prefect.yaml", "removed"),
     ]  # fmt: skip
     assert {slug: found.active for slug, found in now.items()} == {"daily": True, None: True}
-    user_schedule = now[None].schedule
-    assert isinstance(user_schedule, IntervalSchedule)
-    assert user_schedule.interval == timedelta(hours=1)
+    hourly_schedule = now[None].schedule
+    assert isinstance(hourly_schedule, IntervalSchedule)
+    assert hourly_schedule.interval == timedelta(hours=1)
