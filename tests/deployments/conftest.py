@@ -1,4 +1,4 @@
-"""`sora` as a client of the session's server, with blocks of its own."""
+"""Fixtures that run `sora` as a client of the session's Prefect server, with its own blocks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.fork_server import ForkServer
 
 @pytest.fixture
 async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Both blocks, saved under a name of their own."""
+    """Both blocks, saved under a unique name."""
     return await store_blocks(api, archive)
 
 
@@ -23,14 +23,14 @@ async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectSe
 def sora(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path
 ) -> Iterator[Sora]:
-    """The command line as a client of the session's server, whose blocks are named `stored.name`."""
+    """The command line as a client of the session's Prefect server. Its blocks are named `stored.name`."""
     secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value()]
-    made = Sora(tmp_path, prefect_server.environment, secrets, forks)
-    yield made
-    made.close()
+    runner = Sora(tmp_path, prefect_server.environment, secrets, forks)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture
 def blocks(stored: StoredBlocks) -> list[str]:
-    """The options that choose this test's blocks."""
+    """The options that select this test's blocks."""
     return ["--api", stored.name, "--archive", stored.name]

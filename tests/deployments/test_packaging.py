@@ -1,4 +1,4 @@
-"""Files for containers, Kubernetes and systemd name what there is: commands, variables, blocks' fields, queues."""
+"""Files for containers, Kubernetes and systemd refer only to existing commands, variables, block fields and pools."""
 
 import json
 import os
@@ -28,11 +28,11 @@ COMPOSE: Final = FOLDER / "docker/compose.yaml"
 ENV: Final = FOLDER / "docker/example.env"
 UNITS: Final = sorted((FOLDER / "systemd").glob("*.service"))
 SERVICES: Final[dict[str, dict[str, Any]]] = yaml.safe_load(COMPOSE.read_text())["services"]
-OWN: Final = {
+OWN_VARIABLES: Final = {
     *(f"APIXO_{name.upper()}" for name in ApixoApi.model_fields),
     *(f"MINIO_{name.upper()}" for name in VideoArchive.model_fields),
 }
-FOREIGN: Final = ("POSTGRES_", "MINIO_ROOT_", "PREFECT_REDIS_MESSAGING_")
+OTHER_PREFIXES: Final = ("POSTGRES_", "MINIO_ROOT_", "PREFECT_REDIS_MESSAGING_")
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -41,7 +41,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             yield name, service["command"]
     for unit in UNITS:
         found = re.search(r"^ExecStart=/srv/sora/\.venv/bin/(.+)$", unit.read_text(), re.MULTILINE)
-        instances = re.findall(rf"{unit.stem}(\w+)", unit.read_text())  # of a template, as its first lines name them
+        instances = re.findall(
+            rf"{unit.stem}(\w+)", unit.read_text()
+        )  # the instances of a template unit, from the comment at its top
         assert found, unit
         assert instances, unit
         for instance in instances:
@@ -49,52 +51,52 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 @cache
-def helps(words: tuple[str, ...], forks: ForkServer) -> str:
-    """What a command says of itself. Neither in a new process: it is the start of one that takes a second."""
+def help_text(words: tuple[str, ...], forks: ForkServer) -> str:
+    """The help text of a command. No new Python process is started, since that takes a second."""
     if words[0] == "sora":
         shown = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, shown.output
         return shown.output
     shown_by_prefect = forks.start([*words[1:], "--help"], os.environ, deploy.ROOT, module="prefect")
-    said, complaint = shown_by_prefect.communicate(60)
-    assert shown_by_prefect.returncode == 0, complaint
-    return said
+    output, error_output = shown_by_prefect.communicate(60)
+    assert shown_by_prefect.returncode == 0, error_output
+    return output
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
-def test_every_command_is_there(name: str, command: list[str], forks: ForkServer) -> None:
+def test_every_command_and_its_options_exist(name: str, command: list[str], forks: ForkServer) -> None:
     if command[0] == "sora":
         assert command[1] in COMMANDS
         words = [command[0], command[1]]
     else:
         assert command[0] == "prefect"
         words = list(takewhile(lambda word: word[0] != "-", command))
-    said = helps(tuple(words), forks)
+    output = help_text(tuple(words), forks)
     for option in (word for word in command if word.startswith("--")):
-        assert option in said, f"{name}: {option}"
+        assert option in output, f"{name}: {option}"
     if "--pool" in command:
         assert command[command.index("--pool") + 1] == deploy.POOL
 
 
-def test_every_variable_is_a_setting_of_prefect_or_a_field_of_a_block() -> None:
+def test_every_variable_is_a_prefect_setting_or_a_block_field() -> None:
     for service in SERVICES.values():
         for name in service.get("environment", {}):
-            prefects = name.startswith("PREFECT_") and hasattr(prefect.settings, name)
-            assert prefects or name in OWN or name.startswith(FOREIGN), name
+            is_prefect_setting = name.startswith("PREFECT_") and hasattr(prefect.settings, name)
+            assert is_prefect_setting or name in OWN_VARIABLES or name.startswith(OTHER_PREFIXES), name
 
 
-def test_the_example_names_every_variable_that_compose_asks_for() -> None:
+def test_example_env_has_every_variable_that_compose_uses() -> None:
     requested = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     assert {line.partition("=")[0] for line in ENV.read_text().splitlines() if line[0] != "#"} == requested
 
 
-def test_ports_are_published_on_loopback_alone() -> None:
+def test_ports_are_published_only_on_loopback() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_compose_takes_the_file(tmp_path: Path) -> None:
+def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("docker-compose is not installed: apt-get install docker-compose")
@@ -105,7 +107,7 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_image_has_the_minio_that_is_tested_and_all_that_runs() -> None:
+def test_image_has_the_tested_minio_and_all_source_files() -> None:
     text = (FOLDER / "docker/Dockerfile").read_text()
     assert f"go install {MINIO_PACKAGE}\n" in text
     copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE))
@@ -114,14 +116,14 @@ def test_the_image_has_the_minio_that_is_tested_and_all_that_runs() -> None:
     assert {"apixo", "blocks", "flows", "deployments", "prefect.yaml", "requirements.txt", "pyproject.toml"} <= files
 
 
-def test_the_job_template_names_only_variables_that_it_has() -> None:
+def test_job_template_uses_exactly_its_variables() -> None:
     template = json.loads((FOLDER / "kubernetes/base-job-template.json").read_text())
     used = {found.name for found in find_placeholders(template["job_configuration"])}
     assert used == template["variables"]["properties"].keys()
 
 
 @pytest.mark.parametrize("name", ["prefect-server.yaml", "prefect-worker.yaml"])
-def test_values_of_the_charts_hold_no_secret_and_name_the_pool(name: str) -> None:
+def test_chart_values_contain_no_secret_and_use_the_pool(name: str) -> None:
     text = (FOLDER / "kubernetes" / name).read_text()
     assert not re.search(r"(authString|password):", text)
     values = yaml.safe_load(text)
@@ -130,9 +132,11 @@ def test_values_of_the_charts_hold_no_secret_and_name_the_pool(name: str) -> Non
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_systemd_takes_the_unit(unit: Path) -> None:
+def test_systemd_accepts_the_unit(unit: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if "is not executable" not in line]  # it is installed elsewhere
-    assert said == []
+    output = [
+        line for line in done.stderr.splitlines() if "is not executable" not in line
+    ]  # it is not installed at the unit's path here
+    assert output == []

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: a process of its own, and what it said."""
+"""Runs the command line as a user does: each command is a separate process with its own result."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ Process = subprocess.Popen[str] | Forked
 
 
 @dataclass(frozen=True)
-class Said:
-    """How a command ended and what it printed."""
+class CommandResult:
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -25,13 +25,13 @@ class Said:
 
 
 class Sora:
-    """The command line in a folder of its own. No secret may ever be printed, so each run is searched for them.
+    """The command line in its own folder. No secret may ever be printed, so the output of every run is searched.
 
     Args:
-        folder: where it runs.
-        environment: what it has beside the suite's own.
-        secrets: what no command may print.
-        forks: forks the commands that it can; None: each starts Python anew.
+        folder: the directory in which commands run.
+        environment: variables added to the test suite's own environment.
+        secrets: texts that no command may print.
+        forks: a server that forks commands where possible. If None, each command starts a new Python interpreter.
     """
 
     def __init__(
@@ -48,21 +48,21 @@ class Sora:
         self._started: list[Process] = []
 
     def close(self) -> None:
-        """Ends what a failed test left behind."""
+        """Kills the processes that a failed test left running."""
         for process in self._started:
             process.kill()
             process.communicate()
 
     def start(self, *arguments: str, **environment: str) -> Process:
-        whole = {**self.environment, **environment}
+        full_environment = {**self.environment, **environment}
         process: Process
-        if self._forks is not None and self._forks.serves(whole):
-            process = self._forks.start(list(arguments), whole, self.folder)
+        if self._forks is not None and self._forks.serves(full_environment):
+            process = self._forks.start(list(arguments), full_environment, self.folder)
         else:
             process = subprocess.Popen(
                 [sys.executable, "-m", "deployments.cli", *arguments],
                 cwd=self.folder,
-                env=whole,
+                env=full_environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -72,27 +72,27 @@ class Sora:
         return process
 
     def program(self) -> list[str]:
-        """What a shell or a terminal starts: `sora` in this environment, forked where it can be."""
+        """The command that a shell or a terminal starts for `sora` in this environment, forked where possible."""
         if self._forks is not None and self._forks.serves(self.environment):
             return self._forks.command()
         return [sys.executable, "-m", "deployments.cli"]
 
-    def end(self, process: Process) -> Said:
+    def end(self, process: Process) -> CommandResult:
         out, err = process.communicate(timeout=150)
         self._started.remove(process)
         for secret in self._secrets:
             assert secret not in out + err
         assert process.returncode is not None
-        return Said(process.returncode, out, err)
+        return CommandResult(process.returncode, out, err)
 
-    def __call__(self, *arguments: str, **environment: str) -> Said:
+    def __call__(self, *arguments: str, **environment: str) -> CommandResult:
         return self.end(self.start(*arguments, **environment))
 
 
-def one_line(said: Said, code: int) -> str:
-    """What a command that failed in a foreseen way said: one line that a person can read."""
-    assert said.code == code, said.all
-    assert "Traceback" not in said.all
-    lines = [line for line in said.err.splitlines() if "✗" in line]
-    assert len(lines) == 1, said.err
+def one_line(result: CommandResult, code: int) -> str:
+    """Returns the only error line of a command that failed with this exit code, and with no traceback."""
+    assert result.code == code, result.all
+    assert "Traceback" not in result.all
+    lines = [line for line in result.err.splitlines() if "✗" in line]
+    assert len(lines) == 1, result.err
     return lines[0]

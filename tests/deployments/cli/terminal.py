@@ -1,4 +1,4 @@
-"""A command on a terminal of 80 columns, and a person who answers."""
+"""Runs a command on an 80-column terminal and types answers to its prompts."""
 
 import fcntl
 import os
@@ -10,40 +10,40 @@ import subprocess
 import termios
 import time
 
-from tests.deployments.cli.sora import Said, Sora
+from tests.deployments.cli.sora import CommandResult, Sora
 
-SECONDS = 150.0
+TIMEOUT_SECONDS = 150.0
 
 
-def on_terminal(sora: Sora, *arguments: str, answers: dict[str, str] | None = None) -> Said:
-    """Runs a command. Each answer is typed once its question has come; what is seen is in `out`, without colors."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+def run_on_terminal(sora: Sora, *arguments: str, answers: dict[str, str] | None = None) -> CommandResult:
+    """Runs a command. Each answer is typed once its prompt appears. `out` has all terminal output, without colors."""
+    controller_fd, terminal_fd = pty.openpty()
+    fcntl.ioctl(terminal_fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
         [*sora.program(), *arguments],
         cwd=sora.folder,
         env={**sora.environment, "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal_fd,
+        stdout=terminal_fd,
+        stderr=terminal_fd,
     )
-    os.close(theirs)
-    waiting, seen, at = dict(answers or {}), "", 0
-    deadline = time.monotonic() + SECONDS
+    os.close(terminal_fd)
+    unanswered, output, answered_up_to = dict(answers or {}), "", 0
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         while time.monotonic() < deadline:
-            if select.select([ours], [], [], 0.5)[0]:
+            if select.select([controller_fd], [], [], 0.5)[0]:
                 try:
-                    seen += os.read(ours, 65_536).decode(errors="replace")
-                except OSError:  # the other end is closed
+                    output += os.read(controller_fd, 65_536).decode(errors="replace")
+                except OSError:  # the command has closed its end
                     break
-            question = next(iter(waiting), None)
-            if question is not None and question in seen[at:]:
-                at = len(seen)
-                os.write(ours, f"{waiting.pop(question)}\n".encode())
+            prompt = next(iter(unanswered), None)
+            if prompt is not None and prompt in output[answered_up_to:]:
+                answered_up_to = len(output)
+                os.write(controller_fd, f"{unanswered.pop(prompt)}\n".encode())
     finally:
-        os.close(ours)
+        os.close(controller_fd)
         if process.poll() is None and time.monotonic() >= deadline:
             process.kill()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "")
-    return Said(process.wait(SECONDS), plain, "")
+    plain_output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "")
+    return CommandResult(process.wait(TIMEOUT_SECONDS), plain_output, "")

@@ -1,4 +1,4 @@
-"""How a command ends: what an error prints, and that Ctrl-C and SIGTERM lose nothing and leave no traceback."""
+"""How a command ends: what an error prints, and that Ctrl-C and SIGTERM lose nothing and print no traceback."""
 
 import signal
 import subprocess
@@ -20,10 +20,10 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.record.pipeline_errors import PipelineError, UnconfirmedError
 from tests.deployments.cli.sora import Process, Sora, one_line
 
-ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
+REQUEST = httpx.Request("GET", "http://127.0.0.1:9/api/")
 
 
-REFUSED = (
+UNAUTHORIZED = (
     "✗ The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) "
     "to what it expects."
 )
@@ -35,65 +35,65 @@ NOT_PREFECT = (
 )
 
 
-def until(what: Callable[[], object], process: Process) -> None:
+def wait_until(condition: Callable[[], object], process: Process) -> None:
     deadline = time.monotonic() + 150
-    while not what():
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("step", ["submit", "wait"])
-def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
+def test_ctrl_c_loses_nothing_and_same_command_continues(
     step: str, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
-    order = ["generate", "A red kite", "--key", key, *blocks]
+    command = ["generate", "A red kite", "--key", key, *blocks]
     if step == "submit":
         sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
     else:
         sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
-    process = sora.start(*order)
-    until(sandbox.record.submits if step == "submit" else sandbox.record.statuses, process)
+    process = sora.start(*command)
+    wait_until(sandbox.record.submits if step == "submit" else sandbox.record.statuses, process)
     process.send_signal(signal.SIGINT)
     stopped = sora.end(process)
     assert stopped.code == 130, stopped.all
     assert "Traceback" not in stopped.all
     assert f"run the same command with --key {key} to continue" in stopped.err
     sandbox.faults.clear()
-    done = sora(*order)
+    done = sora(*command)
     assert done.code == 0, done.err
     assert "archived" in done.out
     assert len(sandbox.record.submits()) == 1
 
 
-class Order(BaseModel):
-    """Something with two rules."""
+class TwoFields(BaseModel):
+    """A model with two fields to validate."""
 
     seconds: int = Field(gt=0)
     name: str
 
 
-def behind(cause: Exception) -> RuntimeError:
-    """As Prefect wraps it."""
+def wrapped(cause: Exception) -> RuntimeError:
+    """The cause in an error like the one that Prefect wraps it in."""
     error = RuntimeError("Failed to reach API at http://127.0.0.1:9/api/")
     error.__cause__ = cause
     return error
 
 
-def answered(status: int) -> PrefectHTTPStatusError:
-    """What a proxy answers in the server's place."""
+def http_error(status: int) -> PrefectHTTPStatusError:
+    """The error for a proxy's answer in place of the Prefect server's."""
     message = f"HTTP {status} - For more information check: https://example.com"
-    return PrefectHTTPStatusError(message, request=ASKED, response=httpx.Response(status, request=ASKED))
+    return PrefectHTTPStatusError(message, request=REQUEST, response=httpx.Response(status, request=REQUEST))
 
 
-def noted(error: Exception, note: str) -> Exception:
+def with_note(error: Exception, note: str) -> Exception:
     error.add_note(note)
     return error
 
 
-def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+def test_known_errors_are_printed_as_readable_lines_with_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValidationError) as invalid:
-        Order.model_validate({"seconds": 0})
+        TwoFields.model_validate({"seconds": 0})
     cases: list[tuple[BaseException, int, list[str]]] = [
         (invalid.value, 2, ["✗ seconds: Input should be greater than 0", "✗ name: Field required"]),
         (UnconfirmedError("[bold]a[/] is [unclear]"), 1, ["✗ [bold]a[/] is [unclear]"]),
@@ -104,14 +104,14 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
             ["✗ The Prefect server does not answer (ConnectError). Is it up?"],
         ),
         (
-            PrefectHTTPStatusError("401", request=ASKED, response=httpx.Response(401, request=ASKED)),
+            PrefectHTTPStatusError("401", request=REQUEST, response=httpx.Response(401, request=REQUEST)),
             1,
-            [REFUSED],
+            [UNAUTHORIZED],
         ),
-        (answered(503), 1, [NOT_PREFECT.format(503)]),
-        (behind(answered(404)), 1, [NOT_PREFECT.format(404)]),
-        (noted(PipelineError("No space left."), "kite is paid."), 1, ["✗ No space left.", "kite is paid."]),
-        (behind(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
+        (http_error(503), 1, [NOT_PREFECT.format(503)]),
+        (wrapped(http_error(404)), 1, [NOT_PREFECT.format(404)]),
+        (with_note(PipelineError("No space left."), "kite is paid."), 1, ["✗ No space left.", "kite is paid."]),
+        (wrapped(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
         (
             httpx.InvalidURL("Invalid port: ':1'"),
             1,
@@ -131,30 +131,30 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
         assert printed.err.splitlines() == lines
 
 
-def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_error_is_printed_with_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail(ZeroDivisionError("a bug")) == 1
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
-ENDS: dict[str, tuple[BaseException, int, str]] = {
+INTERRUPTIONS: dict[str, tuple[BaseException, int, str]] = {
     "SIGTERM": (TerminationSignal(signal=signal.SIGTERM), 143, "Ended by SIGTERM.\n"),
     "Ctrl-C": (KeyboardInterrupt(), 130, "Interrupted.\n"),
 }
 
 
-@pytest.mark.parametrize("failing", [False, True], ids=["as it is", "Prefect's engine or pydantic fails of it"])
-@pytest.mark.parametrize("which", list(ENDS))
-def test_a_command_that_is_ended_ends_without_a_traceback(
+@pytest.mark.parametrize("failing", [False, True], ids=["raised as is", "masked by another error"])
+@pytest.mark.parametrize("which", list(INTERRUPTIONS))
+def test_interrupted_command_prints_no_traceback(
     which: str, failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    end, code, reported = ENDS[which]
+    end, code, reported = INTERRUPTIONS[which]
 
     def ended() -> None:
         try:
             raise end
         except BaseException:
             if failing:
-                raise ValueError("Task run is not set")  # noqa: B904 - as Prefect does it
+                raise ValueError("Task run is not set")  # noqa: B904 - as Prefect does
             raise
 
     monkeypatch.setattr("deployments.cli.app.app", ended)
@@ -164,7 +164,7 @@ def test_a_command_that_is_ended_ends_without_a_traceback(
     assert capsys.readouterr().err == reported
 
 
-def test_what_a_person_has_to_do_is_shown_also_when_ctrl_c_is_behind_it(
+def test_error_caused_by_ctrl_c_still_prints_the_next_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ended() -> None:
@@ -177,9 +177,9 @@ def test_what_a_person_has_to_do_is_shown_also_when_ctrl_c_is_behind_it(
     assert capsys.readouterr().err == "✗ Run: sora resolve\nInterrupted.\n"
 
 
-@pytest.mark.parametrize(("order", "code"), [(["--version"], 0), (["no-such-command"], 2)])
-def test_a_command_leaves_before_the_interpreter_is_taken_down(order: list[str], code: int) -> None:
-    """There a thread of the store's client that wants the interpreter would abort the process."""
+@pytest.mark.parametrize(("command", "code"), [(["--version"], 0), (["no-such-command"], 2)])
+def test_command_exits_before_interpreter_finalization(command: list[str], code: int) -> None:
+    """During finalization, a store client's thread that needs the interpreter would abort the process."""
     script = """
 import os, sys
 from deployments.cli import main
@@ -192,33 +192,35 @@ late = Late()
 sys.argv = ["sora", *sys.argv[1:]]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", script, *order], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert "taken down" not in done.stdout
     assert done.stdout + done.stderr != ""
 
 
-def test_certificates_that_are_not_there_are_named_before_prefect_stumbles_over_them(tmp_path: Path) -> None:
+def test_missing_certificate_file_is_reported_before_prefect_fails(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.pem")
-    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home"), "SSL_CERT_FILE": gone}, [])("list")
-    assert one_line(said, 1) == f"✗ SSL_CERT_FILE is {gone}, which does not exist. Correct it, or unset it."
+    result = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home"), "SSL_CERT_FILE": gone}, [])("list")
+    assert one_line(result, 1) == f"✗ SSL_CERT_FILE is {gone}, which does not exist. Correct it, or unset it."
 
 
-def test_a_prefect_server_on_this_machine_is_reached_past_the_proxy(sora: Sora, blocks: list[str]) -> None:
-    proxy = f"http://127.0.0.1:{free_port()}"  # nobody listens
+def test_local_prefect_server_is_reached_without_the_proxy(sora: Sora, blocks: list[str]) -> None:
+    proxy = f"http://127.0.0.1:{free_port()}"  # nothing listens there
     unset = dict.fromkeys(("no_proxy", "NO_PROXY"), "")
-    said = sora("list", *blocks[2:], HTTP_PROXY=proxy, http_proxy=proxy, HTTPS_PROXY=proxy, https_proxy=proxy, **unset)
-    assert said.code == 0, said.all
+    result = sora(
+        "list", *blocks[2:], HTTP_PROXY=proxy, http_proxy=proxy, HTTPS_PROXY=proxy, https_proxy=proxy, **unset
+    )
+    assert result.code == 0, result.all
 
 
-def test_whoever_paid_for_what_cannot_be_fetched_is_told_that_nothing_is_lost(
+def test_paid_video_that_cannot_be_fetched_is_reported_as_not_lost(
     sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
-    said = sora("generate", "A red kite", "--key", key, *blocks)
-    assert one_line(said, 1)
+    result = sora("generate", "A red kite", "--key", key, *blocks)
+    assert one_line(result, 1)
     task_id = sandbox.record.charged()[0].task_id
-    assert f"{key} is paid, as task {task_id}, and not archived yet. Nothing is lost: run it again" in said.err
+    assert f"{key} is paid, as task {task_id}, and not archived yet. Nothing is lost: run it again" in result.err
     sandbox.faults.clear()
     assert sora("generate", "A red kite", "--key", key, *blocks).code == 0
     assert len(sandbox.record.submits()) == 1

@@ -1,4 +1,4 @@
-"""`sora --help` is quick, since it imports no command; what it says of each is what the command says of itself."""
+"""`sora --help` is quick because it imports no command, and its summaries match each command's own help."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from deployments.cli.app import COMMANDS, VERBOSE, LazyCommand, app, summary
 SLOW: Final = {"av", "minio", "numpy", "obstore", "PIL", "prefect"}
 
 
-def test_the_help_of_all_imports_nothing_slow() -> None:
+def test_main_help_imports_no_slow_packages() -> None:
     code = (
         "import sys\nfrom deployments.cli import main\nsys.argv = ['sora', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
@@ -24,9 +24,9 @@ def test_the_help_of_all_imports_nothing_slow() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_all_says_what_the_command_says_of_itself(name: str) -> None:
+def test_main_help_summary_matches_the_commands_own_help(name: str) -> None:
     group = typer.main.get_command(app)
-    lazy = group.get_command(None, name)  # type: ignore[attr-defined] # typer does not say that it is a group
+    lazy = group.get_command(None, name)  # type: ignore[attr-defined] # typer's type does not show that it is a group
     assert isinstance(lazy, LazyCommand)
     loaded = lazy.load()
     assert lazy.help is not None
@@ -35,12 +35,12 @@ def test_the_help_of_all_says_what_the_command_says_of_itself(name: str) -> None
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str) -> None:
-    said = CliRunner().invoke(app, [name, "--help"])
-    assert said.exit_code == 0, said.output
-    assert f"sora {name}" in said.output
+def test_every_command_has_help_with_its_summary(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f"sora {name}" in result.output
     first_words = summary(name).partition(":")[0].partition(",")[0]
-    assert first_words in " ".join(said.output.split())
+    assert first_words in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_every_command_explains_itself(name: str) -> None:
         ("dive", False),
     ],
 )
-def test_the_option_that_shows_the_log_is_found_before_anything_is_imported(argument: str, shows: bool) -> None:
+def test_verbose_option_is_detected_before_imports(argument: str, shows: bool) -> None:
     assert bool(VERBOSE.fullmatch(argument)) is shows

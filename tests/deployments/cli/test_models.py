@@ -1,4 +1,4 @@
-"""Models on the command line: what each takes, a video of another one, and tags."""
+"""Models on the command line: what each accepts, a video from another model, and tags."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,20 @@ from tests.support import unique
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Sora:
+def sora_without_server(tmp_path: Path) -> Sora:
     """The command line without a server."""
     return Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
 
 
 def shown(model: str) -> str:
-    """What the command prints, in this process."""
-    said = CliRunner().invoke(app, ["models", model])
-    assert said.exit_code == 0, said.output
-    return said.output
+    """The output of `sora models MODEL`, run in this process."""
+    result = CliRunner().invoke(app, ["models", model])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
-def test_the_catalog_is_shown_without_a_server(alone: Sora) -> None:
-    listed = alone("models")
+def test_catalog_is_shown_without_a_server(sora_without_server: Sora) -> None:
+    listed = sora_without_server("models")
     assert listed.code == 0, listed.err
     assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(catalog.models())
     one = shown("kling-2-6")
@@ -42,39 +42,39 @@ def test_the_catalog_is_shown_without_a_server(alone: Sora) -> None:
     assert "pro-image-to-video: one image, 5 s" in hailuo
     assert "remove_watermark: boolean; true by default" in shown("sora-2")
     assert "remove_watermark" not in veo
-    unknown = alone("models", "sora-9")
+    unknown = sora_without_server("models", "sora-9")
     assert unknown.code == 1
     assert "does not have 'sora-9'" in unknown.err
 
 
-def test_a_catalog_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_path: Path) -> None:
+def test_custom_catalog_is_shown_or_reported_as_invalid(sora_without_server: Sora, tmp_path: Path) -> None:
     file = tmp_path / "models.json"
     file.write_text('{"future-1": {"source": "Our contract.", "modes": {"text": {"images": [0, null]}}}}')
-    alone.environment["SORA_MODELS"] = str(file)
-    shown = alone("models", "future-1")
+    sora_without_server.environment["SORA_MODELS"] = str(file)
+    shown = sora_without_server("models", "future-1")
     assert shown.code == 0, shown.err
     assert "text: 0 or more images" in shown.out
     file.write_text("{")
-    broken = alone("models")
+    broken = sora_without_server("models")
     assert broken.code == 1
     assert "SORA_MODELS points to an invalid catalog" in broken.err
 
 
-def test_a_video_of_another_model_from_the_dry_run_to_the_list(
+def test_fallback_model_generates_the_video_and_list_filters_by_tag(
     sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    order = ["generate", "Dunes at dusk", "--model", "kling-2-6", "--key", key, "--tag", "spring", *blocks]
-    assert "options.sound: is required by kling-2-6" in sora(*order).all
-    order += ["-o", "sound=true", "--fallback-model", "kling-3-0-turbo", "--duration", "5"]
-    dry = sora(*order, "--dry-run")
+    command = ["generate", "Dunes at dusk", "--model", "kling-2-6", "--key", key, "--tag", "spring", *blocks]
+    assert "options.sound: is required by kling-2-6" in sora(*command).all
+    command += ["-o", "sound=true", "--fallback-model", "kling-3-0-turbo", "--duration", "5"]
+    dry = sora(*command, "--dry-run")
     assert dry.code == 0, dry.err
     assert "5 s, landscape, text-to-video with kling-2-6" in dry.out
     assert "unknown: the block has no price of kling-2-6 in prices" in dry.out
     assert sandbox.record.submits() == []
 
     sandbox.faults.add(Fault(call="submit", kind="http_404", model="kling-2-6"))
-    made = sora(*order, "--aspect-ratio", "1:1")
-    assert made.code == 0, made.err
+    archived = sora(*command, "--aspect-ratio", "1:1")
+    assert archived.code == 0, archived.err
     assert [request.model for request in sandbox.record.submits()] == ["kling-2-6", "kling-3-0-turbo"]
     assert json.loads(sandbox.record.submits()[1].body)["input"]["aspect_ratio"] == "1:1"
 
@@ -86,17 +86,19 @@ def test_a_video_of_another_model_from_the_dry_run_to_the_list(
     assert key not in sora("list", "--tag", "spring", "--tag", unique("autumn"), *place).out
 
 
-@pytest.mark.parametrize("flags", [["--dry-run"], []], ids=["dry run", "run"])
-def test_who_asks_for_a_model_that_nobody_knows_is_told_that_it_is_unchecked(
+@pytest.mark.parametrize("flags", [["--dry-run"], []], ids=["dry run", "real run"])
+def test_unknown_model_is_sent_unchecked_with_a_warning(
     flags: list[str], sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
-    said = sora("generate", "Dunes", "--model", "future-9", "-o", "foo=1", "--key", key, *flags, *blocks)
-    assert "the catalog does not have future-9: the request is sent as it is, unchecked" in said.err
+    result = sora("generate", "Dunes", "--model", "future-9", "-o", "foo=1", "--key", key, *flags, *blocks)
+    assert "the catalog does not have future-9: the request is sent as it is, unchecked" in result.err
     assert [json.loads(post.body)["input"]["foo"] for post in sandbox.record.submits()] == ([] if flags else [1])
 
 
 @pytest.mark.parametrize("option", ["sound", "=true", "sound="])
-def test_an_option_has_a_name_and_a_value(option: str, sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
-    said = sora("generate", "Dunes", "--model", "kling-2-6", "--option", option, *blocks)
-    assert said.code == 2
+def test_option_without_name_or_value_is_rejected(
+    option: str, sora: Sora, blocks: list[str], sandbox: SandboxServer
+) -> None:
+    result = sora("generate", "Dunes", "--model", "kling-2-6", "--option", option, *blocks)
+    assert result.code == 2
     assert sandbox.record.submits() == []

@@ -1,4 +1,4 @@
-"""What somebody meets who tries `sora` for the first time: on a terminal, on a pipe, in an empty folder."""
+"""What a first-time user of `sora` sees: on a terminal, on a pipe, in an empty folder."""
 
 import json
 import os
@@ -19,44 +19,44 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.batch.calendar_rows import Row
 from flows.batch.calendars import parse_calendar
 from tests.deployments.cli.sora import Sora, one_line
-from tests.deployments.cli.terminal import on_terminal
+from tests.deployments.cli.terminal import run_on_terminal
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
 
-def test_the_version_is_said_without_a_server(tmp_path: Path) -> None:
-    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])("--version")
-    assert said.code == 0
-    assert said.out.startswith(f"sora-pipeline {version('sora-pipeline')}, Prefect {version('prefect')}")
+def test_version_is_printed_without_a_server(tmp_path: Path) -> None:
+    result = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])("--version")
+    assert result.code == 0
+    assert result.out.startswith(f"sora-pipeline {version('sora-pipeline')}, Prefect {version('prefect')}")
 
 
-def test_waiting_says_on_a_pipe_what_it_waits_for_and_when_it_asks_next(
+def test_waiting_on_a_pipe_prints_each_state_and_the_next_poll(
     sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=3))
-    made = sora("generate", "A red kite", "--key", key, *blocks)
-    assert made.code == 0, made.err
-    waited = [line.split("wait: ")[1] for line in made.err.splitlines() if " wait: " in line]
+    result = sora("generate", "A red kite", "--key", key, *blocks)
+    assert result.code == 0, result.err
+    waited = [line.split("wait: ")[1] for line in result.err.splitlines() if " wait: " in line]
     assert waited[0] == "waiting, next poll in 0 s"
     assert re.fullmatch(r"state .*, next poll in \d+ s", waited[1])
     assert waited[-1] == "finished"
-    assert len(waited) < 6  # a line a state, not one a question
+    assert len(waited) < 6  # one line per state, not one per poll
 
 
-def test_eighty_columns_split_no_key_and_no_object(
+def test_keys_and_object_names_are_not_wrapped_at_80_columns(
     sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     key = unique("a-key-that-is-as-long-as-those-that-are-made-up")
-    made = on_terminal(sora, "generate", "A red kite over dunes", "--key", key, *blocks)
-    assert made.code == 0, made.out
-    listed = on_terminal(sora, "list", *blocks[2:])
-    lines = f"{made.out}\n{listed.out}".splitlines()
+    generated = run_on_terminal(sora, "generate", "A red kite over dunes", "--key", key, *blocks)
+    assert generated.code == 0, generated.out
+    listed = run_on_terminal(sora, "list", *blocks[2:])
+    lines = f"{generated.out}\n{listed.out}".splitlines()
     assert key in [line.strip() for line in lines]
     assert any(re.fullmatch(rf"  object +\S+/{key}/video.mp4", line) for line in lines)
     assert any(line.startswith("  sha256") and len(line.split()[1]) == 64 for line in lines)
 
 
-async def test_lists_and_records_are_json_with_whatever_else_is_asked_for(
+async def test_json_output_is_valid_with_hostile_prompt_and_other_options(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     prompt = "A kite\x1b[2J \u202e [bold] \N{KITE}"
@@ -69,9 +69,7 @@ async def test_lists_and_records_are_json_with_whatever_else_is_asked_for(
     assert json.loads(sora("list", "--json", "--failed", "--archive", stored.name).out) == []
 
 
-async def test_a_link_leads_through_the_gallery_or_the_public_address_where_there_is_one(
-    sora: Sora, stored: StoredBlocks, key: str
-) -> None:
+async def test_link_uses_the_gallery_or_public_url_if_configured(sora: Sora, stored: StoredBlocks, key: str) -> None:
     await stored.generate(VideoRequest(prompt="Dunes"), key=key)
     public = stored.archive.model_copy(update={"public_url": "https://public.example.com"})
     await public.save(stored.name, overwrite=True)
@@ -84,26 +82,28 @@ async def test_a_link_leads_through_the_gallery_or_the_public_address_where_ther
     assert link == gallery.gateway_link(key, "video.mp4")
 
 
-@pytest.mark.parametrize("taken", [True, False])
-def test_resolve_looks_and_then_asks(
-    taken: bool, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+@pytest.mark.parametrize("accepted", [True, False])
+def test_resolve_shows_the_record_before_prompting(
+    accepted: bool, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
+    sandbox.faults.add(Fault(call="submit", kind="reset_after" if accepted else "reset_before"))
     assert "It is unknown whether" in one_line(sora("generate", "A fox", "--key", key, *blocks), 1)
     task = "".join(paid.task_id or "" for paid in sandbox.record.charged())
-    answers = {"Is there a task": "y", "Its task id": task} if taken else {"Is there a task": "n", "pay for it?": "y"}
-    done = on_terminal(sora, "resolve", key, *blocks, answers=answers)
+    answers = (
+        {"Is there a task": "y", "Its task id": task} if accepted else {"Is there a task": "n", "pay for it?": "y"}
+    )
+    done = run_on_terminal(sora, "resolve", key, *blocks, answers=answers)
     assert done.code == 0, done.out
-    seen = " ".join(done.out.split())  # a terminal breaks lines
-    assert seen.index("unconfirmed") < seen.index("Look for it in your APIXO account")
+    output = " ".join(done.out.split())  # a terminal wraps lines
+    assert output.index("unconfirmed") < output.index("Look for it in your APIXO account")
     assert "archived" in done.out
     assert len(sandbox.record.charged()) == 1
-    again = on_terminal(sora, "resolve", key, *blocks)
+    again = run_on_terminal(sora, "resolve", key, *blocks)
     assert again.code == 1
     assert f"{key} is archived: there is nothing to resolve" in " ".join(again.out.split())
 
 
-def test_setup_tries_what_it_saves_before_it_saves_it(sora: Sora, stored: StoredBlocks, sandbox: SandboxServer) -> None:
+def test_setup_checks_credentials_before_saving(sora: Sora, stored: StoredBlocks, sandbox: SandboxServer) -> None:
     name, archive = unique("cli"), stored.archive
     environ = {
         "APIXO_API_KEY": sandbox.settings.api_key,
@@ -114,18 +114,18 @@ def test_setup_tries_what_it_saves_before_it_saves_it(sora: Sora, stored: Stored
         "MINIO_SECURE": "false",
         "MINIO_BUCKET": unique("bucket"),
     }
-    order = ["setup", "--no-deploy", "--name", name]
+    command = ["setup", "--no-deploy", "--name", name]
     for wrong, words in (("APIXO_API_KEY", "APIXO: "), ("MINIO_SECRET_KEY", "The store at ")):
-        said = one_line(sora(*order, **{**environ, wrong: "not-the-right-one"}), 1)
-        assert words in said
-        assert "Nothing was saved" in said
+        result = one_line(sora(*command, **{**environ, wrong: "not-the-right-one"}), 1)
+        assert words in result
+        assert "Nothing was saved" in result
     assert f"no apixo-api block named '{name}'" in one_line(sora("generate", "x", "--api", name), 1)
-    saved = sora(*order, **environ)
+    saved = sora(*command, **environ)
     assert saved.code == 0, saved.err
     assert f"--dry-run --api {name} --archive {name}" in saved.err
 
 
-def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_printed_commands_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     program = tmp_path / ".venv" / "bin" / "sora"
     program.parent.mkdir(parents=True)
@@ -142,15 +142,15 @@ def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert console.pasteable(hint) == hint
 
 
-def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
+def test_init_creates_a_starter_folder_and_overwrites_nothing(
     sora: Sora, blocks: list[str], sandbox: SandboxServer
 ) -> None:
     name = 'spring [draft] #1: "new"'
-    made = sora("init", name, PREFECT_API_URL="")
-    assert made.code == 0, made.err
+    created = sora("init", name, PREFECT_API_URL="")
+    assert created.code == 0, created.err
     folder = sora.folder / name
-    assert f"{name}/calendar.csv\n" in made.out
-    assert f"{name}/README.md." in made.err
+    assert f"{name}/calendar.csv\n" in created.out
+    assert f"{name}/README.md." in created.err
     assert "export PREFECT_API_URL=http" in (folder / "README.md").read_text()
     assert {path.name for path in folder.iterdir()} == {"README.md", "calendar.csv", "prefect.yaml"}
     rows = parse_calendar((folder / "calendar.csv").read_bytes(), name="calendar.csv")
@@ -165,9 +165,9 @@ def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
     assert sandbox.record.submits() == []
 
 
-# What it writes is read by the test above; this one starts Prefect's own command, for 13 s of processor.
+# The test above parses the files that `init` writes. This one runs Prefect's own command, which takes 13 s of CPU time.
 @pytest.mark.attack
-def test_the_deployment_that_init_writes_can_be_deployed(sora: Sora) -> None:
+def test_deployment_created_by_init_can_be_deployed(sora: Sora) -> None:
     sora("init", "autumn")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -178,12 +178,12 @@ def test_the_deployment_that_init_writes_can_be_deployed(sora: Sora) -> None:
         timeout=90,
         check=False,
     )
-    # There may be no work pool on this server; what the flow is has been found by then.
+    # This server may have no work pool. By the time Prefect reports that, it has loaded the flow.
     assert "successfully created" in done.stdout or "work pool" in (done.stdout + done.stderr).lower(), done.stderr
     assert "ModuleNotFoundError" not in done.stdout + done.stderr
 
 
-def test_completion_can_be_installed_and_knows_commands_and_options(tmp_path: Path) -> None:
+def test_installed_completion_completes_commands_and_options(tmp_path: Path) -> None:
     script = """
     sora --install-completion >/dev/null; source "$HOME/.bash_completions/sora.sh"
     COMP_WORDS=(sora res) COMP_CWORD=1; _sora_completion sora; echo "${COMPREPLY[@]}"

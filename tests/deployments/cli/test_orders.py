@@ -1,4 +1,4 @@
-"""What a command says before it does anything: help, wrong orders, no server, a set-up from the environment."""
+"""What a command prints before it does anything: help, invalid arguments, a missing server, setup from variables."""
 
 import re
 import socket
@@ -27,19 +27,19 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-def test_the_commands_explain_themselves_without_a_server(tmp_path: Path) -> None:
-    alone = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
-    whole = alone("--help")
-    assert whole.code == 0
-    assert set(re.findall(r"^\W*([a-z]+) {2,}", whole.out, re.MULTILINE)) >= set(COMMANDS)
+def test_help_works_without_a_server(tmp_path: Path) -> None:
+    sora_without_server = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
+    main_help = sora_without_server("--help")
+    assert main_help.code == 0
+    assert set(re.findall(r"^\W*([a-z]+) {2,}", main_help.out, re.MULTILINE)) >= set(COMMANDS)
     assert not (tmp_path / "home").exists()
-    one = alone("generate", "--help")
-    assert one.code == 0, one.err
-    assert "If anything goes wrong, run it again with the same --key" in " ".join(one.out.split())
-    assert alone().code != 1  # no command at all shows the help as well
+    command_help = sora_without_server("generate", "--help")
+    assert command_help.code == 0, command_help.err
+    assert "If anything goes wrong, run it again with the same --key" in " ".join(command_help.out.split())
+    assert sora_without_server().code != 1  # without a command, the help is shown too
 
 
-BAD_ORDERS: list[tuple[list[str], int, str]] = [
+INVALID_COMMANDS: list[tuple[list[str], int, str]] = [
     (["generate", "x", "--duration", "5"], 2, "duration: .*4, 8 or 12"),
     (["generate", "x", "--image", "file:///etc/passwd"], 2, "image_urls.*http"),
     (["generate", "x", "--key", "Bad Key"], 1, "'Bad Key' cannot be a key.*such as spring-sale-03"),
@@ -52,26 +52,26 @@ BAD_ORDERS: list[tuple[list[str], int, str]] = [
 ]  # fmt: skip
 
 
-def test_a_bad_order_is_refused_in_one_clear_line_and_pays_nothing(
+def test_invalid_argument_is_rejected_in_one_line_and_pays_nothing(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
-    def complete(arguments: list[str]) -> list[str]:
+    def with_block_options(arguments: list[str]) -> list[str]:
         options = {"--api": stored.name, "--archive": stored.name}
         if arguments[0] == "show":
             del options["--api"]
         given = [part for name, value in options.items() if name not in arguments for part in (name, value)]
         return arguments + given
 
-    waiting = list(BAD_ORDERS)
-    while waiting:  # three at a time: each spends two seconds on its imports
-        running = [(sora.start(*complete(order)), code, message) for order, code, message in waiting[:3]]
+    waiting = list(INVALID_COMMANDS)
+    while waiting:  # three at a time: each takes two seconds for its imports
+        running = [(sora.start(*with_block_options(command)), code, message) for command, code, message in waiting[:3]]
         del waiting[:3]
         for process, code, message in running:
             assert re.search(message, one_line(sora.end(process), code))
     assert sandbox.record.all() == []
 
 
-def test_wrong_usage_says_how_it_is_used(sora: Sora, sandbox: SandboxServer, key: str) -> None:
+def test_wrong_usage_is_rejected_with_usage_message(sora: Sora, sandbox: SandboxServer, key: str) -> None:
     runs = {
         "give either --task-id": sora.start("resolve", key),
         "give either": sora.start("resolve", key, "--task-id", "t1", "--resubmit"),
@@ -81,13 +81,13 @@ def test_wrong_usage_says_how_it_is_used(sora: Sora, sandbox: SandboxServer, key
         "valid integer": sora.start("generate", "x", "--duration", "four"),
     }
     for message, process in runs.items():
-        said = sora.end(process)
-        assert said.code == 2, said.all
-        assert message in " ".join(re.sub(r"[^\w\s./-]", " ", said.err).split())
+        result = sora.end(process)
+        assert result.code == 2, result.all
+        assert message in " ".join(re.sub(r"[^\w\s./-]", " ", result.err).split())
     assert sandbox.record.all() == []
 
 
-def test_without_a_server_it_says_how_to_get_one(sora: Sora, sandbox: SandboxServer) -> None:
+def test_missing_server_error_names_how_to_start_one(sora: Sora, sandbox: SandboxServer) -> None:
     absent = sora.start("generate", "x", PREFECT_API_URL="http://127.0.0.1:9/api")
     none = sora.start("generate", "x", PREFECT_API_URL="", PREFECT_HOME=str(sora.folder / "empty"))
     setting_up = sora.start("setup", PREFECT_API_URL="http://127.0.0.1:9/api", APIXO_API_KEY="k")
@@ -97,7 +97,7 @@ def test_without_a_server_it_says_how_to_get_one(sora: Sora, sandbox: SandboxSer
     assert sandbox.record.all() == []
 
 
-def test_setup_from_the_environment_prints_no_secret(
+def test_setup_from_environment_prints_no_secret(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     name = unique("cli")
@@ -115,8 +115,8 @@ def test_setup_from_the_environment_prints_no_secret(
     assert missing.code == 1
     assert "MINIO_SECRET_KEY" in missing.err
     assert "Traceback" not in missing.err
-    bad = one_line(sora("setup", "--no-deploy", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
-    assert "deadline_seconds: " in bad
+    invalid = one_line(sora("setup", "--no-deploy", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
+    assert "deadline_seconds: " in invalid
     first, second = (sora("setup", "--no-deploy", "--name", name, **environ) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert [line.split()[-1] for line in first.out.splitlines()] == ["created"] * 4
@@ -125,43 +125,43 @@ def test_setup_from_the_environment_prints_no_secret(
     assert dry.code == 0, dry.err
 
 
-def test_setup_untested_goes_on_where_the_store_is_down(sora: Sora, prefect_server: PrefectServer) -> None:
+def test_setup_no_check_saves_blocks_when_store_is_down(sora: Sora, prefect_server: PrefectServer) -> None:
     environ = {"APIXO_API_KEY": "k", "MINIO_ENDPOINT": "http://127.0.0.1:9", "MINIO_ACCESS_KEY": "k"}
     environ |= {"MINIO_SECRET_KEY": "s", "MINIO_SECURE": ""}
-    order = ["setup", "--no-deploy", "--name", unique("cli")]
-    assert "Nothing was saved" in one_line(sora(*order, **environ), 1)
-    saved = sora(*order, "--no-check", **environ)
+    command = ["setup", "--no-deploy", "--name", unique("cli")]
+    assert "Nothing was saved" in one_line(sora(*command, **environ), 1)
+    saved = sora(*command, "--no-check", **environ)
     assert saved.code == 0, saved.all
     assert [line.split()[0] for line in saved.out.splitlines()] == ["secret", "apixo-api", "video-archive"]
     assert "! " in saved.err
     assert "The bucket" in saved.err
 
 
-def test_whether_the_stacks_store_has_tls_says_nothing_of_another_store() -> None:
+def test_tls_setting_of_local_stack_is_not_used_for_another_store() -> None:
     stack = StackInfo(1, {}, {"MINIO_ENDPOINT": "127.0.0.1:9000", "MINIO_SECURE": "false"}, {})
     assert variables(stack, {"MINIO_BUCKET": "mine"})["MINIO_SECURE"] == "false"
     assert "MINIO_SECURE" not in variables(stack, {"MINIO_ENDPOINT": "https://minio.example.com"})
     assert variables(stack, {"MINIO_ENDPOINT": "minio", "MINIO_SECURE": "true"})["MINIO_SECURE"] == "true"
 
 
-def test_a_server_says_where_it_is_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_prints_its_url_only_once_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.cli.sandbox.serve", lambda *_, **__: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = CliRunner().invoke(app, ["sandbox", "--port", str(port)])
-        assert isinstance(refused.exception, SetupError)
-        assert f"The sandbox cannot listen on 127.0.0.1, port {port}" in str(refused.exception)
-        assert refused.output == ""
+        rejected = CliRunner().invoke(app, ["sandbox", "--port", str(port)])
+        assert isinstance(rejected.exception, SetupError)
+        assert f"The sandbox cannot listen on 127.0.0.1, port {port}" in str(rejected.exception)
+        assert rejected.output == ""
     started = CliRunner().invoke(app, ["sandbox", "--port", "0"])
     assert re.search(r"runs at http://127\.0\.0\.1:[1-9]\d+,", started.output), started.output
 
 
 @given(st.text(max_size=80))
-def test_a_made_up_key_is_a_key(prompt: str) -> None:
+def test_generated_key_is_valid_and_unique(prompt: str) -> None:
     key = made_up_key(prompt)
     assert check_key(key) == key
     assert made_up_key(prompt) != key
 
 
-def test_a_made_up_key_can_be_recognized() -> None:
+def test_generated_key_starts_with_words_of_the_prompt() -> None:
     assert made_up_key("A red kite, over DUNES!").startswith("a-red-kite-over-dunes-20")

@@ -1,4 +1,4 @@
-"""`sora` in a shell whose pipes close early, whose output goes nowhere, or whose disk is full."""
+"""`sora` in a shell where pipes close early, output is closed, or the disk is full."""
 
 import asyncio
 import json
@@ -17,23 +17,23 @@ from tests.flows.conftest import StoredBlocks
 NOISE = ("Traceback", "Exception ignored", "BrokenPipe", "Errno", "SystemExit")
 
 
-REAL = [sys.executable, "-m", "deployments.cli"]
+NEW_INTERPRETER = [sys.executable, "-m", "deployments.cli"]
 
 
-def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tuple[int, str]:
-    """Runs `sora` in a line of a shell.
+def run_in_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tuple[int, str]:
+    """Runs `sora` in a shell command line.
 
     Args:
-        sora: whose environment it gets.
-        arguments: of the command.
-        rest: what the shell does with its output.
-        folder: a new one, to run in.
+        sora: the command line whose environment is used.
+        arguments: the arguments of `sora`.
+        rest: the rest of the line: a pipe, or redirections of the output.
+        folder: a new folder to run in.
 
     Returns:
-        Its exit code, and what could be read of the standard error of the line.
+        The exit code of `sora`, and what could be read from the line's standard error.
     """
     folder.mkdir()
-    program = sora.program() if folder.name in FORKED else REAL
+    program = sora.program() if folder.name in FORKED else NEW_INTERPRETER
     line = f'exec 3>&1; {{ "$@" 3>&-; echo $? > code; }} {rest}'
     done = subprocess.run(
         ["bash", "-c", line, "-", *program, *arguments],
@@ -58,37 +58,37 @@ PAYING = {
     "closed": ">&- 2>&-",
     "full-disk": "> /dev/full 2> /dev/full",
 }
-"""What happens to the output of a command that pays."""
+"""Ways to lose the output of a command that pays."""
 FORKED = ("stdout", "nobody-reads", "show", "usage")
-"""Where only the result is not read, a fork shows the same. It has Prefect's log as silent as the suite has."""
-IN_THE_SUITE = ("nobody-reads", "both", "full-disk")
-"""Output that is read for a line, or errors that nobody reads, end as the first two do; a closed one as a full disk."""
+"""Cases that lose only the result: a forked process behaves the same. Its Prefect log is silenced as in the suite."""
+DEFAULT_CASES = ("nobody-reads", "both", "full-disk")
+"""The other cases behave like these: partly read output like the first two, closed output like the full disk."""
 
 
 @pytest.mark.parametrize(
-    "names", [IN_THE_SUITE, pytest.param(tuple(PAYING), marks=pytest.mark.attack)], ids=["some", "all"]
+    "names", [DEFAULT_CASES, pytest.param(tuple(PAYING), marks=pytest.mark.attack)], ids=["some", "all"]
 )
-async def test_whatever_becomes_of_its_output_a_video_is_paid_once_and_archived(
+async def test_video_is_paid_once_and_archived_when_output_is_lost(
     names: tuple[str, ...], sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    at_once = asyncio.Semaphore(os.cpu_count() or 1)
+    slots = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def attack(name: str, rest: str) -> None:
-        order = ["generate", f"A kite, {name}", "--key", f"{key}-{name}", "-v", *blocks]
-        async with at_once:
-            code, err = await asyncio.to_thread(in_a_shell, sora, order, rest, sora.folder / name)
+        command = ["generate", f"A kite, {name}", "--key", f"{key}-{name}", "-v", *blocks]
+        async with slots:
+            code, err = await asyncio.to_thread(run_in_shell, sora, command, rest, sora.folder / name)
         assert code == 0, (name, err)
         assert not [word for word in NOISE if word in err], (name, err)
-        made = await stored.recorded(f"{key}-{name}")
-        assert made is not None, name
-        assert made.state is State.ARCHIVED, name
+        generation = await stored.recorded(f"{key}-{name}")
+        assert generation is not None, name
+        assert generation.state is State.ARCHIVED, name
 
     await asyncio.gather(*(attack(name, PAYING[name]) for name in names))
     paid = sorted(json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits())
     assert paid == sorted(f"A kite, {name}" for name in names)
 
 
-async def test_lists_and_help_end_quietly_where_nobody_reads_on(sora: Sora, stored: StoredBlocks) -> None:
+async def test_lists_and_help_end_quietly_when_output_is_not_read(sora: Sora, stored: StoredBlocks) -> None:
     lines = {
         "help": (["--help"], "| head -1"),
         "help-unread": (["--help"], "| true"),
@@ -99,7 +99,7 @@ async def test_lists_and_help_end_quietly_where_nobody_reads_on(sora: Sora, stor
         "usage": (["generate"], "2>&1 | true"),
     }
     ended = await asyncio.gather(
-        *(asyncio.to_thread(in_a_shell, sora, *line, sora.folder / name) for name, line in lines.items())
+        *(asyncio.to_thread(run_in_shell, sora, *line, sora.folder / name) for name, line in lines.items())
     )
     codes = dict.fromkeys(lines, 0) | {"show": 1, "usage": 2}
     assert dict(zip(lines, ended, strict=True)) == {name: (code, "") for name, code in codes.items()}

@@ -1,4 +1,4 @@
-"""What `sora resolve` asks a person in each state, without the rest of the command."""
+"""The prompts of `sora resolve` in each state, without the rest of the command."""
 
 import re
 from datetime import UTC, datetime
@@ -25,15 +25,15 @@ def failed(code: str) -> Generation:
 @pytest.mark.parametrize(
     ("found", "answers", "requested", "decided"),
     [
-        (failed(NO_RESULT), "y\n", ["in progress"], "t1"),  # its own task is taken up again
-        (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "None"),  # it is paid for once more
+        (failed(NO_RESULT), "y\n", ["in progress"], "t1"),  # the generation's own task is resumed
+        (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "None"),  # a second payment is allowed
         (failed("ODD"), "y\n", ["another try"], "None"),
         (failed(NO_RESULT), "n\nn\n", ["in progress", "another try"], "Aborted."),
         (failed("CONTENT_VIOLATION"), "", [], "change it, and use a new key"),
         (submitted(claim_of("kite")), "", [], "kite is submitted: there is nothing to resolve"),
     ],
 )
-def test_it_asks_what_a_person_knows_before_anything_is_paid(
+def test_resolve_prompts_before_anything_is_paid(
     found: Generation, answers: str, requested: list[str], decided: str
 ) -> None:
     app = typer.Typer()
@@ -42,6 +42,6 @@ def test_it_asks_what_a_person_knows_before_anything_is_paid(
     def command() -> None:
         typer.echo(f"decided: {ask(found)}")
 
-    said = CliRunner().invoke(app, input=answers)
-    assert decided in (said.output + str(said.exception))
-    assert re.findall(r"(\w+ \w+)\? \[y/N\]", said.output) == requested
+    result = CliRunner().invoke(app, input=answers)
+    assert decided in (result.output + str(result.exception))
+    assert re.findall(r"(\w+ \w+)\? \[y/N\]", result.output) == requested

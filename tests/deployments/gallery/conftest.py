@@ -1,4 +1,4 @@
-"""A gallery over a bucket of its own on the real MinIO."""
+"""A gallery over its own bucket in a real MinIO."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -22,7 +22,7 @@ async def store(archive: VideoArchive) -> AsyncIterator[ObjectStore]:
 
 @pytest.fixture
 def open_gallery(archive: VideoArchive, store: ObjectStore) -> OpenGallery:
-    """Opens a gallery over the test's bucket; arguments are fields of the block, `redirect` and `host`."""
+    """Opens a gallery over the test's bucket. Its arguments are `redirect`, `host`, `now`, and fields of the block."""
 
     @asynccontextmanager
     async def opened(

@@ -1,4 +1,4 @@
-"""Archived videos without a run, and a gallery with a browser in front of it."""
+"""Creates archived videos without a run, and opens a gallery with an HTTP client."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ PASSWORD = "open sesame please"
 VIDEO = bytes(range(256)) * 400
 
 
-def made(
+def make_generation(
     key: str,
     prompt: str = "Dunes",
     *,
@@ -38,27 +38,27 @@ def made(
     batch: str | None = None,
     **fields: Any,
 ) -> Generation:
-    """A record as the pipeline writes it."""
+    """Creates a record as the pipeline would, in the given state."""
     request = VideoRequest(prompt=prompt, **fields)
     owner = Owner(host="h", pid=1, flow_run_id=run)
-    found = transitions.claim(
+    generation = transitions.claim(
         None, key=key, request=request, owner=owner, lease_seconds=1, now=at, price=price, batch=batch,
         currency=None if price is None else "USD",
     )  # fmt: skip
     if state is State.CLAIMED:
-        return found
+        return generation
     if state is State.UNCONFIRMED:
-        return found.model_copy(
-            update={"state": state, "attempts": (found.attempt.model_copy(update={"state": state}),)}
+        return generation.model_copy(
+            update={"state": state, "attempts": (generation.attempt.model_copy(update={"state": state}),)}
         )
-    found = transitions.submitted(found, attempt_number=1, task_id=f"task-{key}", now=at)
+    generation = transitions.submitted(generation, attempt_number=1, task_id=f"task-{key}", now=at)
     if state is State.FAILED:
         failed = Failed(task_id=f"task-{key}", state="failed", fail_code="CONTENT_VIOLATION", fail_message="<no>")
-        return transitions.failed(found, failed, now=at)
+        return transitions.failed(generation, failed, now=at)
     if state is State.SUBMITTED:
-        return found
+        return generation
     status = Succeeded(task_id=f"task-{key}", state="success", result_urls=("https://h.example/v.mp4",))
-    found = transitions.succeeded(found, status, now=at)
+    generation = transitions.succeeded(generation, status, now=at)
     names = {"video": "video.mp4", "poster": "poster.jpg", "sidecar": "generation.json"}
     types = {"video": "video/mp4", "poster": "image/jpeg", "sidecar": "application/json"}
     objects = tuple(
@@ -69,26 +69,26 @@ def made(
         })
         for kind, name in names.items()
     )  # fmt: skip
-    return transitions.archived(found, task=found.task, objects=objects, warnings=(), now=at)
+    return transitions.archived(generation, task=generation.task, objects=objects, warnings=(), now=at)
 
 
-def picture() -> bytes:
+def make_poster() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (1280, 720), "teal").save(file, "JPEG")
     return file.getvalue()
 
 
-async def put(store: ObjectStore, *generations: Generation) -> None:
-    """Writes records with their objects into the bucket."""
-    for found in generations:
-        await store.put(record_name(found.key), found.model_dump_json().encode())
-        for item in found.objects:
-            data = {"video": VIDEO, "poster": picture(), "sidecar": b"{}"}[item.kind]
+async def put_generations(store: ObjectStore, *generations: Generation) -> None:
+    """Writes records and their objects into the bucket."""
+    for generation in generations:
+        await store.put(record_name(generation.key), generation.model_dump_json().encode())
+        for item in generation.objects:
+            data = {"video": VIDEO, "poster": make_poster(), "sidecar": b"{}"}[item.kind]
             await store.put(item.name, data, content_type=item.content_type)
 
 
 class NoPrefect(PrefectLinks):
-    """There is no Prefect server."""
+    """Links without a Prefect server."""
 
     async def _deployment(self) -> str | None:
         return None
@@ -96,7 +96,7 @@ class NoPrefect(PrefectLinks):
 
 @dataclass
 class Gallery:
-    """A running gallery, and a browser that follows nothing and keeps nothing."""
+    """A running gallery, and a client that follows no redirects and keeps no cookies."""
 
     archive: VideoArchive
     store: ObjectStore
@@ -117,4 +117,4 @@ GUARDED: dict[str, Any] = {
     "gateway_secret": SecretStr(SECRET),
     "gateway_password": SecretStr(PASSWORD),
 }
-"""Fields of a block whose gallery others can reach."""
+"""Fields of a block whose gallery can be reached from other machines."""

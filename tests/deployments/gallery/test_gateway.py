@@ -1,4 +1,4 @@
-"""Links to videos: who gets one, where it leads, what a browser may ask for, and that nothing else is ever given."""
+"""Links to videos: who may use one, where it leads, which requests are allowed, and that nothing else is served."""
 
 import logging
 from typing import Any
@@ -15,17 +15,25 @@ from deployments.gallery.app import create_app
 from deployments.gallery.delivery import redirects
 from deployments.gallery.index import ArchiveIndex
 from flows.record.generation import Generation, State
-from tests.deployments.gallery.shown import GUARDED, PASSWORD, VIDEO, NoPrefect, OpenGallery, made, put
+from tests.deployments.gallery.shown import (
+    GUARDED,
+    PASSWORD,
+    VIDEO,
+    NoPrefect,
+    OpenGallery,
+    make_generation,
+    put_generations,
+)
 
 PATH = "/v/kite/video.mp4"
 
 
-async def test_a_link_with_its_token_leads_to_a_fresh_signed_address_that_takes_ranges(
+async def test_link_with_token_redirects_to_fresh_signed_url_that_supports_ranges(
     open_gallery: OpenGallery, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with open_gallery(redirect=True, **GUARDED) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         answer = await gallery.get(PATH, params={"t": gallery.token("kite")})
     assert answer.status_code == 302
     assert answer.headers["cache-control"] == "no-store"
@@ -34,8 +42,10 @@ async def test_a_link_with_its_token_leads_to_a_fresh_signed_address_that_takes_
         part = await browser.get(answer.headers["location"], headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, VIDEO[10:20])
     assert part.headers["content-type"] == "video/mp4"
-    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
-    assert not any("X-Amz-Signature" in line or gallery.token("kite") in line for line in ours)
+    own_messages = [
+        record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))
+    ]
+    assert not any("X-Amz-Signature" in line or gallery.token("kite") in line for line in own_messages)
 
 
 @pytest.mark.parametrize(
@@ -43,24 +53,24 @@ async def test_a_link_with_its_token_leads_to_a_fresh_signed_address_that_takes_
     [
         ({"endpoint": "s3.example.com:9000"}, "s3.example.com:9000"),
         ({"endpoint": "s3.example.com:9000", "virtual_host": True}, "kites.s3.example.com:9000"),
-        # minio-py puts the bucket in front of these hosts by itself, and adds the region.
+        # For these hosts, minio-py itself prepends the bucket and adds the region.
         ({"endpoint": "s3.eu-west-3.amazonaws.com"}, "kites.s3.eu-west-3.amazonaws.com"),
         ({"endpoint": "s3.amazonaws.com"}, "kites.s3.eu-west-3.amazonaws.com"),
         ({"endpoint": "s3.amazonaws.com", "bucket": "my.kites"}, "s3.eu-west-3.amazonaws.com"),
         ({"endpoint": "oss-eu-west-1.aliyuncs.com"}, "kites.oss-eu-west-1.aliyuncs.com"),
     ],
 )
-async def test_the_policy_lets_a_page_play_what_its_browser_is_sent_to(
+async def test_content_policy_allows_the_host_that_videos_redirect_to(
     monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], host: str
 ) -> None:
-    """Browsers check the host again after the redirect."""
+    """Browsers check the policy again after the redirect."""
 
     async def find(_: ArchiveIndex, key: str) -> Generation:
-        return made(key)
+        return make_generation(key)
 
     monkeypatch.setattr(ArchiveIndex, "find", find)
-    given = {"access_key": "a", "secret_key": SecretStr("s"), "region": "eu-west-3", "bucket": "kites", **fields}
-    block = VideoArchive(**given)
+    values = {"access_key": "a", "secret_key": SecretStr("s"), "region": "eu-west-3", "bucket": "kites", **fields}
+    block = VideoArchive(**values)
     app = create_app(block, block.store(), redirect=True, links=NoPrefect())
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -71,9 +81,9 @@ async def test_the_policy_lets_a_page_play_what_its_browser_is_sent_to(
     assert f"img-src 'self' https://{host}; media-src 'self' https://{host}; " in policy
 
 
-async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
+async def test_download_has_a_descriptive_file_name(open_gallery: OpenGallery) -> None:
     async with open_gallery() as gallery:
-        await put(gallery.store, made("kite", "A réd kite!"))
+        await put_generations(gallery.store, make_generation("kite", "A réd kite!"))
         to_store = await gallery.get(PATH, params={"download": 1})
     async with httpx.AsyncClient() as browser:
         saved = await browser.get(to_store.headers["location"])
@@ -85,7 +95,7 @@ async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "status", "part", "said"),
+    ("requested", "status", "part", "content_range"),
     [
         (None, 200, VIDEO, None),
         ("bytes=0-", 206, VIDEO, "bytes 0-102399/102400"),
@@ -99,33 +109,33 @@ async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
         ("junk", 200, VIDEO, None),
     ],
 )
-async def test_a_store_that_browsers_do_not_reach_is_passed_on_with_ranges(
-    open_gallery: OpenGallery, requested: str | None, status: int, part: bytes, said: str | None
+async def test_ranges_work_when_the_gallery_streams_from_the_store(
+    open_gallery: OpenGallery, requested: str | None, status: int, part: bytes, content_range: str | None
 ) -> None:
     async with open_gallery(redirect=False) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         headers = {"Range": requested} if requested else {}
         answer = await gallery.get(PATH, headers=headers)
         head = await gallery.client.head(PATH, headers=headers)
-    assert (answer.status_code, answer.content, answer.headers.get("content-range")) == (status, part, said)
+    assert (answer.status_code, answer.content, answer.headers.get("content-range")) == (status, part, content_range)
     assert (head.status_code, head.content) == (status, b"")
     if status != 416:
         assert answer.headers["content-length"] == head.headers["content-length"] == str(len(part))
         assert answer.headers["content-type"] == "video/mp4"
 
 
-async def test_a_range_of_another_version_is_answered_with_the_whole(open_gallery: OpenGallery) -> None:
+async def test_range_of_another_version_returns_the_whole_video(open_gallery: OpenGallery) -> None:
     async with open_gallery(redirect=False) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         answer = await gallery.get(PATH, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
         etag = answer.headers["etag"]
         same = await gallery.get(PATH, headers={"Range": "bytes=0-9", "If-Range": etag})
     assert (answer.status_code, same.status_code) == (200, 206)
 
 
-async def test_a_video_that_the_browser_has_is_not_sent_again(open_gallery: OpenGallery) -> None:
+async def test_video_with_matching_etag_is_not_sent_again(open_gallery: OpenGallery) -> None:
     async with open_gallery(redirect=False) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         etag = (await gallery.get(PATH)).headers["etag"]
         same = await gallery.get(PATH, headers={"If-None-Match": etag})
         other = await gallery.get(PATH, headers={"If-None-Match": '"other"'})
@@ -134,16 +144,16 @@ async def test_a_video_that_the_browser_has_is_not_sent_again(open_gallery: Open
     assert (other.status_code, other.content) == (200, VIDEO)
 
 
-async def test_head_is_answered_here_since_a_signed_address_is_for_get_alone(open_gallery: OpenGallery) -> None:
+async def test_head_is_not_redirected_because_signed_urls_only_allow_get(open_gallery: OpenGallery) -> None:
     async with open_gallery(redirect=True) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         answer = await gallery.client.head(PATH)
     assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(VIDEO)))
 
 
-async def test_without_a_token_every_address_is_answered_alike(open_gallery: OpenGallery) -> None:
+async def test_every_path_gets_the_same_answer_without_a_valid_token(open_gallery: OpenGallery) -> None:
     async with open_gallery(**GUARDED) as gallery:
-        await put(gallery.store, made("kite"), made("other"))
+        await put_generations(gallery.store, make_generation("kite"), make_generation("other"))
         right, other = gallery.token("kite"), gallery.token("other")
         denied = [
             await gallery.get(path, **options)
@@ -179,18 +189,18 @@ async def test_without_a_token_every_address_is_answered_alike(open_gallery: Ope
         "/ledger/kite.json", "//evil.example/", "/k/nothing",
     ],
 )  # fmt: skip
-async def test_a_hostile_path_goes_nowhere(open_gallery: OpenGallery, path: str) -> None:
+async def test_hostile_path_is_not_found(open_gallery: OpenGallery, path: str) -> None:
     async with open_gallery() as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         answer = await gallery.get(f"http://localhost{path}")
     assert answer.status_code == 404
     assert "evil" not in answer.text + str(answer.headers)
     assert "<b>" not in answer.text
 
 
-async def test_a_video_that_is_not_there_yet_or_any_more_is_not_found(open_gallery: OpenGallery) -> None:
+async def test_unarchived_video_and_removed_poster_are_not_found(open_gallery: OpenGallery) -> None:
     async with open_gallery(redirect=False) as gallery:
-        await put(gallery.store, made("soon", state=State.SUBMITTED), made("gone"))
+        await put_generations(gallery.store, make_generation("soon", state=State.SUBMITTED), make_generation("gone"))
         await gallery.store.remove("videos/2026/03/10/gone/poster.jpg")
         assert (await gallery.get("/v/soon/video.mp4")).status_code == 404
         assert (await gallery.get("/v/gone/poster.jpg")).status_code == 404
@@ -198,34 +208,34 @@ async def test_a_video_that_is_not_there_yet_or_any_more_is_not_found(open_galle
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=100-199"}])
-async def test_a_streamed_video_that_is_gone_or_whose_store_is_away_says_so(
+async def test_streaming_reports_removed_video_and_unavailable_store(
     open_gallery: OpenGallery, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    async def away(*_: Any) -> None:
+    async def unavailable(*_: Any) -> None:
         raise StoreUnavailableError("away")
 
-    await put(store, made("gone"), made("kite"))
+    await put_generations(store, make_generation("gone"), make_generation("kite"))
     async with open_gallery(redirect=False) as gallery:
         await store.remove("videos/2026/03/10/gone/video.mp4")
         gone = await gallery.get("/v/gone/video.mp4", headers=headers)
         head = await gallery.client.head("/v/gone/video.mp4", headers=headers)
-        monkeypatch.setattr(store, "_call", away)
-        refused = await gallery.get(PATH, headers=headers)
-    assert (gone.status_code, head.status_code, refused.status_code) == (404, 404, 503)
+        monkeypatch.setattr(store, "_call", unavailable)
+        failed = await gallery.get(PATH, headers=headers)
+    assert (gone.status_code, head.status_code, failed.status_code) == (404, 404, 503)
     assert "content-range" not in gone.headers
-    assert refused.headers["retry-after"] == "10"
+    assert failed.headers["retry-after"] == "10"
 
 
-async def test_a_video_that_is_archived_a_moment_later_is_found(open_gallery: OpenGallery) -> None:
+async def test_video_archived_after_a_404_is_found(open_gallery: OpenGallery) -> None:
     async with open_gallery(redirect=True) as gallery:
         assert (await gallery.get(PATH)).status_code == 404
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         assert (await gallery.get(PATH)).status_code == 302
 
 
-async def test_pictures_come_through_here_and_are_kept_by_the_browser_alone(open_gallery: OpenGallery) -> None:
+async def test_posters_are_streamed_and_cached_only_by_the_browser(open_gallery: OpenGallery) -> None:
     async with open_gallery() as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         card, poster = await gallery.get("/v/kite/card.jpg"), await gallery.get("/v/kite/poster.jpg")
     for answer in (card, poster):
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
@@ -233,16 +243,16 @@ async def test_pictures_come_through_here_and_are_kept_by_the_browser_alone(open
     assert len(card.content) < len(poster.content)
 
 
-async def test_the_password_opens_every_video_for_programs(open_gallery: OpenGallery) -> None:
+async def test_password_as_bearer_token_opens_every_video(open_gallery: OpenGallery) -> None:
     async with open_gallery(**GUARDED) as gallery:
-        await put(gallery.store, made("kite"))
+        await put_generations(gallery.store, make_generation("kite"))
         answer = await gallery.get(PATH, headers={"Authorization": f"Bearer {PASSWORD}"})
         wrong = [await gallery.get(PATH, headers={"Authorization": "Bearer guess"}) for _ in range(25)]
-        late = await gallery.get(PATH, headers={"Authorization": f"Bearer {PASSWORD}"})
+        blocked = await gallery.get(PATH, headers={"Authorization": f"Bearer {PASSWORD}"})
         link = await gallery.get(PATH, params={"t": gallery.token("kite")})
     assert answer.status_code == 200  # streamed: the store speaks http, the gallery https
     assert {item.status_code for item in wrong} == {401}
-    assert late.status_code == 401  # too many guesses; links go on
+    assert blocked.status_code == 401  # too many guesses; links still work
     assert link.status_code == 200
 
 
@@ -258,5 +268,7 @@ async def test_the_password_opens_every_video_for_programs(open_gallery: OpenGal
         ("http://[::1]:9000", "http://localhost:8720", True),
     ],
 )
-def test_where_browsers_are_sent_to_the_store(store_url: str, gateway_url: str, *, expected: bool) -> None:
+def test_browsers_are_redirected_only_to_stores_they_can_reach(
+    store_url: str, gateway_url: str, *, expected: bool
+) -> None:
     assert redirects(store_url, gateway_url) is expected

@@ -1,4 +1,4 @@
-"""The index: only what changed is read again, and an outage loses nothing."""
+"""The gallery's index: only changed records are read again, and an outage loses nothing."""
 
 import asyncio
 from datetime import timedelta
@@ -11,27 +11,27 @@ from blocks.store_errors import StoreUnavailableError
 from deployments.gallery.index import FRESH_SECONDS, ArchiveIndex
 from flows.record.generation import State
 from flows.record.ledger import Entry, Ledger
-from tests.deployments.gallery.shown import NOW, made, put
+from tests.deployments.gallery.shown import NOW, make_generation, put_generations
 
 
-async def test_only_what_is_new_or_changed_is_read_again(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_new_or_changed_records_are_read_again(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(store)
     read: list[str] = []
     read_one = ledger.read
 
-    async def note(key: str) -> Entry | None:
+    async def read_and_note(key: str) -> Entry | None:
         read.append(key)
         return await read_one(key)
 
-    monkeypatch.setattr(ledger, "read", note)
+    monkeypatch.setattr(ledger, "read", read_and_note)
     index = ArchiveIndex(store, ledger)
-    await put(store, *(made(f"kite-{number}") for number in range(20)))
+    await put_generations(store, *(make_generation(f"kite-{number}") for number in range(20)))
     await index.refresh()
     assert (len(index.items), len(set(read)), index.loaded) == (20, 20, True)
     read.clear()
     await index.refresh()
     assert read == []
-    await put(store, made("kite-3", state=State.FAILED), made("kite-new"))
+    await put_generations(store, make_generation("kite-3", state=State.FAILED), make_generation("kite-new"))
     await store.remove("ledger/kite-5.json")
     await index.refresh()
     assert sorted(read) == ["kite-3", "kite-new"]
@@ -40,37 +40,37 @@ async def test_only_what_is_new_or_changed_is_read_again(store: ObjectStore, mon
     assert "kite-5" not in index.items
 
 
-async def test_a_change_within_one_second_and_of_the_same_size_is_seen(store: ObjectStore) -> None:
+async def test_same_size_change_within_one_second_is_seen(store: ObjectStore) -> None:
     index = ArchiveIndex(store, Ledger(store))
     for prompt in ("aaaa", "bbbb", "cccc"):
-        await put(store, made("kite", prompt))
+        await put_generations(store, make_generation("kite", prompt))
         await index.refresh()
         assert index.items["kite"].generation.request.prompt == prompt
 
 
-async def test_what_is_no_record_is_left_and_one_that_cannot_be_read_is_named(store: ObjectStore) -> None:
-    await put(store, made("kite"))
+async def test_non_records_are_ignored_and_unreadable_records_are_reported(store: ObjectStore) -> None:
+    await put_generations(store, make_generation("kite"))
     for name in ("ledger/Not A Key.json", "ledger/kite.txt", "ledger/a/b.json"):
         await store.put(name, b"{}")
     await store.put("ledger/broken.json", b"{")
     index = ArchiveIndex(store, Ledger(store))
     await index.refresh()
     assert (set(index.items), index.unreadable) == ({"kite"}, {"broken"})
-    await put(store, made("broken"))
+    await put_generations(store, make_generation("broken"))
     await index.refresh()
     assert (set(index.items), index.unreadable) == ({"kite", "broken"}, set())
 
 
-async def test_an_outage_keeps_what_was_known(store: ObjectStore, archive: VideoArchive) -> None:
-    await put(store, made("kite"))
+async def test_outage_keeps_known_records(store: ObjectStore, archive: VideoArchive) -> None:
+    await put_generations(store, make_generation("kite"))
     index = ArchiveIndex(store, Ledger(store, retry_timeout_seconds=0))
     await index.refresh()
     listed = store.listed
 
-    async def away(_: str) -> None:
+    async def unavailable(_: str) -> None:
         raise StoreUnavailableError("away")
 
-    store.listed = away  # type: ignore[method-assign,assignment] # the store is away for this index alone
+    store.listed = unavailable  # type: ignore[method-assign,assignment] # the store is unavailable to this index only
     await index.refresh()
     assert (set(index.items), index.problem) == ({"kite"}, "away")
     store.listed = listed  # type: ignore[method-assign]
@@ -78,7 +78,7 @@ async def test_an_outage_keeps_what_was_known(store: ObjectStore, archive: Video
     assert index.problem is None
 
 
-async def test_many_visitors_cause_one_listing(store: ObjectStore) -> None:
+async def test_concurrent_visitors_cause_one_listing(store: ObjectStore) -> None:
     clock, listings, listed = [0.0], [0], store.listed
 
     async def counted(prefix: str) -> object:
@@ -96,11 +96,11 @@ async def test_many_visitors_cause_one_listing(store: ObjectStore) -> None:
     await index.aclose()
 
 
-async def test_a_key_that_the_listing_does_not_have_yet_is_found(store: ObjectStore) -> None:
+async def test_key_missing_from_the_last_listing_is_found(store: ObjectStore) -> None:
     index = ArchiveIndex(store, Ledger(store))
     await index.refresh()
     assert await index.find("kite") is None
-    await put(store, made("kite", at=NOW + timedelta(1)))
+    await put_generations(store, make_generation("kite", at=NOW + timedelta(1)))
     found = await index.find("kite")
     assert found is not None
     assert found.key == "kite"

@@ -1,4 +1,4 @@
-"""The pages: what is shown, found and escaped, and what needs a person."""
+"""The gallery's pages: what is shown, searched and escaped, and which videos need a manual decision."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from deployments.gallery.delivery import download_name
 from deployments.gallery.filters import Filters, menus
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
-from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
+from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, make_generation, put_generations
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -36,8 +36,8 @@ def tags(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("prompt", HOSTILE)
-async def test_hostile_text_stays_text(open_gallery: OpenGallery, store: ObjectStore, prompt: str) -> None:
-    await put(store, made("kite", prompt, options={}))
+async def test_hostile_text_is_escaped(open_gallery: OpenGallery, store: ObjectStore, prompt: str) -> None:
+    await put_generations(store, make_generation("kite", prompt, options={}))
     async with open_gallery() as gallery:
         pages = [(await gallery.get(path)).text for path in ("/", "/k/kite")]
         searched = (await gallery.get("/", params={"q": prompt, "tag": prompt, "batch": prompt, "model": prompt})).text
@@ -49,13 +49,11 @@ async def test_hostile_text_stays_text(open_gallery: OpenGallery, store: ObjectS
     assert "49" not in re.findall(r'id="prompt"[^>]*>([^<]*)<', pages[1])
 
 
-async def test_a_gif_is_shown_as_a_picture_for_browsers_play_it_as_nothing_else(
-    open_gallery: OpenGallery, store: ObjectStore
-) -> None:
-    found = made("kite")
-    named = {"content_type": "image/gif", "name": "videos/2026/03/10/kite/video.gif"}
-    objects = [item.model_copy(update=named) if item.kind == "video" else item for item in found.objects]
-    await put(store, found.model_copy(update={"objects": tuple(objects)}))
+async def test_gif_is_shown_as_an_image(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    generation = make_generation("kite")
+    gif_fields = {"content_type": "image/gif", "name": "videos/2026/03/10/kite/video.gif"}
+    objects = [item.model_copy(update=gif_fields) if item.kind == "video" else item for item in generation.objects]
+    await put_generations(store, generation.model_copy(update={"objects": tuple(objects)}))
     async with open_gallery() as gallery:
         overview, page = [(await gallery.get(path)).text for path in ("/", "/k/kite")]
     assert "data-moving" in overview
@@ -63,8 +61,8 @@ async def test_a_gif_is_shown_as_a_picture_for_browsers_play_it_as_nothing_else(
     assert '<img src="/v/kite/video.gif"' in page
 
 
-async def test_a_page_allows_nothing_from_outside(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    await put(store, made("kite"))
+async def test_page_loads_nothing_from_other_hosts(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put_generations(store, make_generation("kite"))
     async with open_gallery() as gallery:
         answer = await gallery.get("/")
         files = [(await gallery.get(path)) for path in re.findall(r'(?:href|src)="(/static/[^"]+)"', answer.text)]
@@ -81,8 +79,12 @@ async def test_a_page_allows_nothing_from_outside(open_gallery: OpenGallery, sto
     }  # fmt: skip
 
 
-async def test_the_page_of_a_video_has_all_that_a_person_wants(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    await put(store, made("kite", "A red kite", tags=["hero"], price=Decimal("0.40"), run="run-1"))
+async def test_video_page_has_prompt_price_tags_links_and_command(
+    open_gallery: OpenGallery, store: ObjectStore
+) -> None:
+    await put_generations(
+        store, make_generation("kite", "A red kite", tags=["hero"], price=Decimal("0.40"), run="run-1")
+    )
     async with open_gallery(**GUARDED) as gallery:
         page = (await gallery.get("/k/kite", headers={"Authorization": f"Bearer {PASSWORD}"})).text
         link = f"https://videos.example.com/v/kite/video.mp4?t={gallery.token('kite')}"
@@ -91,27 +93,32 @@ async def test_the_page_of_a_video_has_all_that_a_person_wants(open_gallery: Ope
     assert link in unescape(page)
 
 
-async def test_a_record_that_cannot_be_read_is_said(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    await put(store, made("kite"))
+async def test_unreadable_record_is_reported(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put_generations(store, make_generation("kite"))
     await store.put("ledger/broken.json", b"{")
     async with open_gallery() as gallery:
         page = (await gallery.get("/")).text
     assert "1 record cannot be read: broken" in page
 
 
-async def test_many_are_shown_page_by_page(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    await put(store, *(made(f"kite-{number:03}", state=State.SUBMITTED) for number in range(50)))
+async def test_overview_is_paginated(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put_generations(store, *(make_generation(f"kite-{number:03}", state=State.SUBMITTED) for number in range(50)))
     async with open_gallery() as gallery:
         first, second = [(await gallery.get("/", params={"page": page})).text for page in (1, 2)]
         beyond = await gallery.get("/", params={"page": "99"})
-    assert (first.count('class="card'), second.count('class="card')) == (48 + 1, 2 + 1)  # and the list itself
+    assert (first.count('class="card'), second.count('class="card')) == (
+        48 + 1,
+        2 + 1,
+    )  # one more for the list element itself
     assert 'href="/?page=2"' in first
     assert beyond.status_code == 200
 
 
-async def test_each_kind_of_attention_is_counted_whole(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    late = [made(f"late-{number:02}", state=State.SUBMITTED, at=NOW - timedelta(days=13)) for number in range(50)]
-    await put(store, *late, *(made(f"bad-{number}", state=State.FAILED) for number in range(3)))
+async def test_attention_summary_counts_all_items_of_each_kind(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    late = [
+        make_generation(f"late-{number:02}", state=State.SUBMITTED, at=NOW - timedelta(days=13)) for number in range(50)
+    ]
+    await put_generations(store, *late, *(make_generation(f"bad-{number}", state=State.FAILED) for number in range(3)))
     async with open_gallery() as gallery:
         page = (await gallery.get("/")).text
     summary = re.findall(r"<summary>(.*?attention.*?)</summary>", page)[0]
@@ -119,7 +126,7 @@ async def test_each_kind_of_attention_is_counted_whole(open_gallery: OpenGallery
     assert "… and 3 more." in page
 
 
-async def test_records_that_cannot_be_read_are_named_in_order(open_gallery: OpenGallery, store: ObjectStore) -> None:
+async def test_unreadable_records_are_listed_in_order(open_gallery: OpenGallery, store: ObjectStore) -> None:
     for name in "hgfedcba":
         await store.put(f"ledger/broken-{name}.json", b"{")
     async with open_gallery() as gallery:
@@ -127,21 +134,23 @@ async def test_records_that_cannot_be_read_are_named_in_order(open_gallery: Open
     assert "8 records cannot be read: broken-a, broken-b, broken-c, broken-d, broken-e." in page
 
 
-async def test_what_the_model_decides_is_said_in_words(open_gallery: OpenGallery, store: ObjectStore) -> None:
-    await put(store, made("kite", model="kling-2-6", options={"sound": True}, state=State.SUBMITTED))
+async def test_unset_length_and_shape_are_shown_as_default(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put_generations(
+        store, make_generation("kite", model="kling-2-6", options={"sound": True}, state=State.SUBMITTED)
+    )
     async with open_gallery() as gallery:
         page = (await gallery.get("/k/kite")).text
     assert "<dd>default length, default shape</dd>" in page
 
 
-def items(*found: Generation) -> list[Item]:
-    return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in found]
+def make_items(*generations: Generation) -> list[Item]:
+    return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in generations]
 
 
-SOME = items(
-    made("spring-a", "A red Kite", batch="spring", tags=["hero"]),
-    made("spring-b", "A blue kite", batch="spring", at=NOW - timedelta(days=3)),
-    made("teapot", "Teapot", model="kling-2-6", duration=5, options={"sound": True}, state=State.FAILED),
+ITEMS = make_items(
+    make_generation("spring-a", "A red Kite", batch="spring", tags=["hero"]),
+    make_generation("spring-b", "A blue kite", batch="spring", at=NOW - timedelta(days=3)),
+    make_generation("teapot", "Teapot", model="kling-2-6", duration=5, options={"sound": True}, state=State.FAILED),
 )
 
 
@@ -162,28 +171,28 @@ SOME = items(
         ({"batch": "spring", "q": "blue", "since": "2026-03-01"}, ["spring-b"]),
     ],
 )
-def test_filters_find(query: dict[str, str], keys: list[str]) -> None:
-    assert [found.key for found in Filters.parse(query).of(SOME)] == keys
+def test_filters_select_matching_items(query: dict[str, str], keys: list[str]) -> None:
+    assert [item.key for item in Filters.parse(query).of(ITEMS)] == keys
 
 
-def test_the_menus_say_what_there_is() -> None:
-    found = menus(SOME)
-    assert found["states"] == [("archived", 2), ("failed", 1)]
-    assert found["tags"] == [("hero", 1)]
-    assert found["batches"] == [("spring", 2)]
+def test_menus_list_existing_values_with_counts() -> None:
+    options = menus(ITEMS)
+    assert options["states"] == [("archived", 2), ("failed", 1)]
+    assert options["tags"] == [("hero", 1)]
+    assert options["batches"] == [("spring", 2)]
 
 
-def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
+def test_items_that_need_a_decision_are_listed_with_their_commands() -> None:
     old = NOW - timedelta(days=13)
-    found = [
-        made("fine"),
-        made("refused", state=State.FAILED),
-        made("refused-long-ago", state=State.FAILED, at=NOW - timedelta(days=30)),
-        made("unclear", state=State.UNCONFIRMED),
-        made("late", state=State.SUBMITTED, at=old),
-        made("on-its-way", state=State.SUBMITTED),
+    generations = [
+        make_generation("fine"),
+        make_generation("refused", state=State.FAILED),
+        make_generation("refused-long-ago", state=State.FAILED, at=NOW - timedelta(days=30)),
+        make_generation("unclear", state=State.UNCONFIRMED),
+        make_generation("late", state=State.SUBMITTED, at=old),
+        make_generation("on-its-way", state=State.SUBMITTED),
     ]
-    shown = notices(found, " --archive other", NOW)
+    shown = notices(generations, " --archive other", NOW)
     assert [(item.key, item.why) for item in shown] == [
         ("late", "expiring"), ("unclear", "unconfirmed"), ("refused", "failed")
     ]  # fmt: skip
@@ -194,50 +203,52 @@ def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
     assert "sora collect --archive other" in commands
 
 
-@pytest.mark.parametrize(("state", "said"), [(State.UNCONFIRMED, False), (State.SUBMITTED, True)])
-def test_an_old_video_is_called_submitted_only_if_it_is(state: State, said: bool) -> None:
-    (notice,) = notices([made("late", state=state, at=NOW - timedelta(days=13))], "", NOW)
+@pytest.mark.parametrize(("state", "submitted"), [(State.UNCONFIRMED, False), (State.SUBMITTED, True)])
+def test_expiring_notice_says_submitted_only_for_submitted_video(state: State, submitted: bool) -> None:
+    (notice,) = notices([make_generation("late", state=state, at=NOW - timedelta(days=13))], "", NOW)
     assert notice.why == "expiring"
-    assert ("submitted" in notice.message, "clear answer" in notice.message) == (said, not said)
+    assert ("submitted" in notice.message, "clear answer" in notice.message) == (submitted, not submitted)
 
 
-def test_a_sentence_is_cut_at_its_commands() -> None:
+def test_sentence_is_split_at_commands() -> None:
     assert pieces("Run `sora x`, or wait.") == [("Run ", False), ("sora x", True), (", or wait.", False)]
 
 
-async def test_the_months_spend_counts_each_attempt_that_may_be_paid(
+async def test_monthly_spend_counts_every_attempt_that_may_be_paid(
     open_gallery: OpenGallery, store: ObjectStore
 ) -> None:
     first = datetime(2026, 3, 1, tzinfo=UTC)
-    found = [
-        made("a", price=Decimal("0.40")),
-        made("b", price=Decimal("0.40"), state=State.UNCONFIRMED),
-        made("c", price=Decimal("9"), at=first - timedelta(seconds=1)),
-        made("d", price=Decimal("1"), at=first),
-        made("e"),
+    generations = [
+        make_generation("a", price=Decimal("0.40")),
+        make_generation("b", price=Decimal("0.40"), state=State.UNCONFIRMED),
+        make_generation("c", price=Decimal("9"), at=first - timedelta(seconds=1)),
+        make_generation("d", price=Decimal("1"), at=first),
+        make_generation("e"),
     ]
     async with open_gallery() as gallery:
         assert 'class="spend"' not in (await gallery.get("/")).text
-    await put(store, *found)
+    await put_generations(store, *generations)
     async with open_gallery() as gallery:
         assert "<b>1.80 USD</b>" in (await gallery.get("/")).text
 
 
-def test_another_one_is_a_command_that_a_shell_takes_as_it_is() -> None:
-    found = made(
+def test_generate_command_is_quoted_for_the_shell() -> None:
+    generation = make_generation(
         "kite", "--it's $HOME `x`\n", duration=8, aspect_ratio="portrait", tags=["a b"],
         image_urls=["https://example.com/a.jpg"], remove_watermark=False,
     )  # fmt: skip
-    assert generate_command(found, " --archive other") == (
+    assert generate_command(generation, " --archive other") == (
         "sora generate --duration 8 --portrait --image https://example.com/a.jpg "
         "--tag 'a b' --keep-watermark --archive other -- '--it'\"'\"'s $HOME `x`\n'"
     )
 
 
-def test_another_one_has_the_same_fallback_models_and_options_of_the_same_type() -> None:
+def test_generate_command_keeps_fallback_models_and_option_types() -> None:
     options = {"sound": True, "negative_prompt": "5", "mood": "très gai"}
-    found = made("kite", model="kling-2-6", duration=5, options=options, fallback_models=["wan-2-6", "veo-3-1"])
-    words = shlex.split(generate_command(found, ""))
+    generation = make_generation(
+        "kite", model="kling-2-6", duration=5, options=options, fallback_models=["wan-2-6", "veo-3-1"]
+    )
+    words = shlex.split(generate_command(generation, ""))
     assert [word for name, word in pairwise(words) if name == "--fallback-model"] == ["wan-2-6", "veo-3-1"]
     assert dict(_option(word) for name, word in pairwise(words) if name == "--option") == options
 
@@ -251,7 +262,7 @@ def test_another_one_has_the_same_fallback_models_and_options_of_the_same_type()
         ("x" * 500, f"kite-{'x' * 95}.mp4"),
     ],
 )
-def test_a_file_name_is_plain_and_telling(prompt: str, name: str) -> None:
-    found = made("kite", prompt)
-    assert found.video is not None
-    assert download_name(found, found.video) == name
+def test_download_name_is_safe_and_descriptive(prompt: str, name: str) -> None:
+    generation = make_generation("kite", prompt)
+    assert generation.video is not None
+    assert download_name(generation, generation.video) == name

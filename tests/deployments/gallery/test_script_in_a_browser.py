@@ -1,4 +1,4 @@
-"""The script in a browser whose requests are answered by a gallery in this process, some of them late."""
+"""The gallery's script in a browser. A gallery in this process answers its requests, some of them late."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from blocks.object_store import ObjectStore
-from tests.deployments.gallery.shown import NOW, OpenGallery, made, put
+from tests.deployments.gallery.shown import NOW, OpenGallery, make_generation, put_generations
 from tests.e2e.browser import CHROMIUM, open_browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 @pytest.fixture
 async def page(open_gallery: OpenGallery, store: ObjectStore) -> AsyncIterator[Page]:
-    """The overview, with three videos from new to old; the newest has no poster."""
-    found = [made(f"kite-{number}", at=NOW - timedelta(minutes=number)) for number in (1, 2, 3)]
-    bare = tuple(item for item in found[0].objects if item.kind != "poster")
-    await put(store, found[0].model_copy(update={"objects": bare}), *found[1:])
+    """The overview with three videos, newest first. The newest has no poster."""
+    generations = [make_generation(f"kite-{number}", at=NOW - timedelta(minutes=number)) for number in (1, 2, 3)]
+    without_poster = tuple(item for item in generations[0].objects if item.kind != "poster")
+    await put_generations(store, generations[0].model_copy(update={"objects": without_poster}), *generations[1:])
     async with open_gallery(redirect=False) as gallery, open_browser() as browser:
 
         async def answer(route: Route) -> None:
-            told = await gallery.get(route.request.url)
-            await route.fulfill(status=told.status_code, headers=dict(told.headers), body=told.content)
+            response = await gallery.get(route.request.url)
+            await route.fulfill(status=response.status_code, headers=dict(response.headers), body=response.content)
 
         opened = await browser.new_page()
         await opened.route("**/*", answer)
@@ -33,8 +33,8 @@ async def page(open_gallery: OpenGallery, store: ObjectStore) -> AsyncIterator[P
         await opened.unroute_all(behavior="ignoreErrors")
 
 
-async def held(page: Page, path: str) -> asyncio.Event:
-    """Holds requests of this path until the event is set."""
+async def hold_requests(page: Page, path: str) -> asyncio.Event:
+    """Delays requests for this path until the event is set."""
     released = asyncio.Event()
 
     async def hold(route: Route) -> None:
@@ -45,8 +45,8 @@ async def held(page: Page, path: str) -> asyncio.Event:
     return released
 
 
-async def test_a_video_without_a_poster_plays_on_its_card_and_ends_with_the_hover(page: Page) -> None:
-    await held(page, "/v/kite-1/video.mp4")
+async def test_video_without_poster_plays_while_its_card_is_hovered(page: Page) -> None:
+    await hold_requests(page, "/v/kite-1/video.mp4")
     await page.locator('a.card[href$="/k/kite-1"]').hover()
     video = page.locator("a.card video.playing")
     await expect(video).to_be_attached(timeout=10_000)
@@ -54,11 +54,11 @@ async def test_a_video_without_a_poster_plays_on_its_card_and_ends_with_the_hove
     await expect(video).to_have_count(0)
 
 
-async def test_the_viewer_shows_the_last_one_asked_for_and_stays_closed(page: Page) -> None:
+async def test_viewer_shows_last_requested_video_and_late_response_does_not_reopen_it(page: Page) -> None:
     await page.locator('a.card[href$="/k/kite-1"]').click()
     shown = page.locator("#viewer h1")
     await expect(shown).to_have_text("kite-1")
-    released = await held(page, "/k/kite-2")
+    released = await hold_requests(page, "/k/kite-2")
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("ArrowRight")
     await expect(shown).to_have_text("kite-3")

@@ -1,4 +1,4 @@
-"""`sora serve` as a process: what it says, what it logs, how it ends."""
+"""`sora serve` as a process: what it prints, what it logs, how it ends."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from tests.deployments.cli.sora import Process, Sora, one_line
-from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, made, put
+from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, make_generation, put_generations
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 from tests.support.fork_server import ForkServer
@@ -36,7 +36,7 @@ def sora(stored: StoredBlocks, prefect_server: PrefectServer, forks: ForkServer,
     started.close()
 
 
-async def listening(process: Process) -> int:
+async def wait_for_port(process: Process) -> int:
     assert process.stderr is not None
     line = await asyncio.to_thread(process.stderr.readline)
     found = re.search(r"The gallery is at http://127\.0\.0\.1:(\d+)/", line)
@@ -44,33 +44,33 @@ async def listening(process: Process) -> int:
     return int(found[1])
 
 
-async def test_it_serves_until_it_is_stopped_and_logs_no_secret(sora: Sora, stored: StoredBlocks) -> None:
+async def test_gallery_serves_until_stopped_and_logs_no_secret(sora: Sora, stored: StoredBlocks) -> None:
     async with aclosing(stored.archive.store()) as store:
-        await put(store, made("kite"))
+        await put_generations(store, make_generation("kite"))
     process = sora.start("serve", "--port", "0", "--redirect", "--archive", stored.name)
-    port = await listening(process)
+    port = await wait_for_port(process)
     token = stored.archive.gateway_token("kite")
     video = await exchange(port, post(f"/v/kite/video.mp4?t={token}", method="GET", connection="close"))
     denied = await exchange(port, post("/v/kite/video.mp4", method="GET", connection="close"))
     health = await exchange(port, post("/health", method="GET", connection="close"))
     junk = await exchange(port, b"\x16\x03\x01 junk\r\n\r\n")
     process.terminate()
-    ended = await asyncio.to_thread(sora.end, process)  # searches all that it said for the secrets
+    ended = await asyncio.to_thread(sora.end, process)  # also searches all of its output for secrets
     assert (video.status, denied.status, health.said, junk.status) == (302, 401, "ok", 400)
     assert "server" not in video.headers
     assert (ended.code, "Stopped." in ended.err) == (0, True), ended.all
 
 
-async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
+async def test_invalid_setup_fails_to_start_with_one_error_line(
     sora: Sora, stored: StoredBlocks, archive: VideoArchive
 ) -> None:
-    bare = await store_blocks(stored.api, archive)
+    without_password = await store_blocks(stored.api, archive)
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
     started = {
-        "no gateway_password.*MINIO_GATEWAY_PASSWORD": ("--host", "0.0.0.0", "--archive", bare.name),  # noqa: S104
+        "no gateway_password.*MINIO_GATEWAY_PASSWORD": ("--host", "0.0.0.0", "--archive", without_password.name),  # noqa: S104
         "no video-archive block named 'nobody'": ("--archive", "nobody"),
-        f"cannot listen on 127.0.0.1, port {port}": ("--archive", bare.name, "--port", port),
+        f"cannot listen on 127.0.0.1, port {port}": ("--archive", without_password.name, "--port", port),
     }
     try:
         for message, options in started.items():
@@ -80,8 +80,8 @@ async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
         taken.close()
 
 
-def test_the_help_teaches() -> None:
-    said = CliRunner().invoke(app, ["serve", "--help"])
-    assert said.exit_code == 0
+def test_help_explains_security_and_options() -> None:
+    result = CliRunner().invoke(app, ["serve", "--help"])
+    assert result.exit_code == 0
     for word in ("bucket", "private", "TLS", "MINIO_GATEWAY_PASSWORD", "--stream", "/health", "Bearer"):
-        assert word in " ".join(said.output.split())
+        assert word in " ".join(result.output.split())

@@ -1,4 +1,4 @@
-"""The real Prefect server of the suite: its settings and its clients' environment. How it ends: see its fixture."""
+"""The test suite's real Prefect server: its settings and its clients' environment. Its fixture checks how it ends."""
 
 import json
 import os
@@ -25,15 +25,15 @@ print(client.api_url, "with a key" if PREFECT_API_KEY.value() else "without a ke
 """
 
 
-def get(server: PrefectServer, path: str) -> Any:
+def get_json(server: PrefectServer, path: str) -> Any:
     answer = http_get(int(server.url.rsplit(":", 1)[1]), path, timeout_seconds=10)
     assert answer is not None
     assert answer[0] == 200
     return json.loads(answer[1])
 
 
-def test_the_server_is_tuned_quiet_and_keeps_its_data_at_home(prefect_server: PrefectServer) -> None:
-    settings = get(prefect_server, "/api/admin/settings")
+def test_server_is_tuned_without_analytics_and_keeps_data_in_its_home(prefect_server: PrefectServer) -> None:
+    settings = get_json(prefect_server, "/api/admin/settings")
     assert settings["home"] == str(prefect_server.home)
     assert (prefect_server.home / "prefect.db").exists()
     assert not (prefect_server.home.parent / "somebody-elses.db").exists()
@@ -44,36 +44,36 @@ def test_the_server_is_tuned_quiet_and_keeps_its_data_at_home(prefect_server: Pr
     assert settings["server"]["events"]["retention_period"] in ("P7D", 604800.0, 604800)
 
 
-def test_the_ui_calls_this_server_and_plays_videos(prefect_server: PrefectServer) -> None:
-    ui = get(prefect_server, "/ui-settings")
+def test_ui_calls_this_server_and_is_version_1(prefect_server: PrefectServer) -> None:
+    ui = get_json(prefect_server, "/ui-settings")
     assert ui["api_url"] == prefect_server.api_url == f"{prefect_server.url}/api"
     assert ui["default_ui"] == "v1"
 
 
-def test_a_client_with_the_environment_reaches_it_whatever_the_shell_holds(prefect_server: PrefectServer) -> None:
+def test_client_environment_overrides_prefect_settings_of_the_shell(prefect_server: PrefectServer) -> None:
     shell = {
         **os.environ,
         "PREFECT_API_URL": "http://127.0.0.1:1/api",
         "PREFECT_PROFILE": "x",
         "PREFECT_API_KEY": "pnu_x",
     }
-    reported = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CLIENT],
         env={**shell, **prefect_server.environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert (reported.stdout, reported.stderr) == (f"{prefect_server.api_url}/ without a key\n", "")
+    assert (result.stdout, result.stderr) == (f"{prefect_server.api_url}/ without a key\n", "")
 
 
-@pytest.mark.attack  # 114 migrations take ten seconds, and what is compared changes with Prefect alone
-def test_the_database_that_the_suite_starts_with_is_what_a_server_makes(tmp_path: Path) -> None:
-    def made(database: Path) -> list[list[tuple[Any, ...]]]:
+@pytest.mark.attack  # 114 migrations take ten seconds, and the result changes only with Prefect
+def test_prebuilt_database_equals_one_that_a_server_creates(tmp_path: Path) -> None:
+    def schema(database: Path) -> list[list[tuple[Any, ...]]]:
         with closing(sqlite3.connect(database)) as connection:
             tables = connection.execute("select name, sql from sqlite_master order by 1").fetchall()
             return [
-                # Alembic writes the constraints of a table in any order.
+                # Alembic writes a table's constraints in an arbitrary order.
                 [(name, sorted(line.strip(" \t,") for line in (sql or "").splitlines())) for name, sql in tables],
                 connection.execute("select version_num from alembic_version").fetchall(),
                 connection.execute("select slug, name from block_type order by 1").fetchall(),
@@ -81,10 +81,10 @@ def test_the_database_that_the_suite_starts_with_is_what_a_server_makes(tmp_path
 
     server = start_prefect_server(home=tmp_path / "home", log_dir=tmp_path).ready()
     server.process.stop()
-    assert made(kept_database()) == made(server.home / "prefect.db")
+    assert schema(kept_database()) == schema(server.home / "prefect.db")
 
 
-def test_a_taken_port_is_refused_before_anything_starts(prefect_server: PrefectServer, tmp_path: Path) -> None:
+def test_port_in_use_is_rejected_before_anything_starts(prefect_server: PrefectServer, tmp_path: Path) -> None:
     port = int(prefect_server.url.rsplit(":", 1)[1])
     with pytest.raises(ProcessError, match=f"The Prefect server cannot use port {port}"):
         start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port)

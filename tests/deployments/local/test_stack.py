@@ -1,4 +1,4 @@
-"""The local stack, with tiny web servers as its services: order, failure, signals, stack.json."""
+"""The local stack, with tiny web servers as services: start and stop order, failures, signals, stack.json."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from deployments.local.services import Service, default_services
 from deployments.local.stack import LocalStack
 from deployments.local.stack_info import Credentials, StackInfo
 
-# Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
+# A web server that listens after a pause, which shows what starts in parallel, and logs to a file when it is stopped.
 SERVER = """
 import os, signal, socket, sys, time
 port, pause, ends, name = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -66,32 +66,32 @@ def tiny(
     return Service(name, start, preferred_port, secret_files or {})
 
 
-def quiet(_: str) -> None: ...
+def ignore_output(_: str) -> None: ...
 
 
-def seen_by(server: Server) -> str:
+def seen_environment(server: Server) -> str:
     answer = http_get(int(server.url.rsplit(":", 1)[1]), "/")
     assert answer is not None
     return answer[1].decode()
 
 
 def test_services_start_in_parallel_and_stop_in_reverse_order(tmp_path: Path) -> None:
-    said: list[str] = []
-    with LocalStack(tmp_path, services=[tiny(name, tmp_path, pause=2) for name in "abcd"], say=said.append) as stack:
-        assert any("Everything is running" in line for line in said)
-        took = float(said[-1].split("after ")[1].split(" s")[0])
-        assert took < 8  # one after the other: 8 s at least
+    printed: list[str] = []
+    with LocalStack(tmp_path, services=[tiny(name, tmp_path, pause=2) for name in "abcd"], say=printed.append) as stack:
+        assert any("Everything is running" in line for line in printed)
+        took = float(printed[-1].split("after ")[1].split(" s")[0])
+        assert took < 8  # one after the other would take at least 8 s
         processes = [server.process for server in stack.servers.values()]
         assert all(process.is_alive() for process in processes)
     assert not any(process.is_alive() for process in processes)
     assert (tmp_path / "ends").read_text().split() == ["d", "c", "b", "a"]
 
 
-def test_a_service_sees_what_those_that_are_ready_publish(tmp_path: Path) -> None:
+def test_service_gets_the_environment_of_services_that_are_ready(tmp_path: Path) -> None:
     first = [tiny("a", tmp_path, pause=0.5, environment={"SEEN": "hello"}), tiny("b", tmp_path)]
-    with LocalStack(tmp_path, services=first, say=quiet) as stack:
+    with LocalStack(tmp_path, services=first, say=ignore_output) as stack:
         stack.add([tiny("c", tmp_path)])
-        assert [seen_by(stack.servers[name]) for name in "abc"] == ["", "", "hello"]
+        assert [seen_environment(stack.servers[name]) for name in "abc"] == ["", "", "hello"]
         assert stack.environment["SEEN"] == "hello"
         info = StackInfo.read(tmp_path)
         assert info is not None
@@ -99,7 +99,7 @@ def test_a_service_sees_what_those_that_are_ready_publish(tmp_path: Path) -> Non
     assert (tmp_path / "ends").read_text().split() == ["c", "b", "a"]
 
 
-def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: Path) -> None:
+def test_running_stack_is_found_and_stack_json_has_no_secrets(tmp_path: Path) -> None:
     keys = Credentials.load_or_create(tmp_path / "keys.json")
     service = tiny(
         "a",
@@ -108,114 +108,127 @@ def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: P
         secret_files={"STORE_SECRET": tmp_path / "keys.json"},
     )
     assert StackInfo.read(tmp_path) is None
-    with LocalStack(tmp_path, services=[service], say=quiet) as stack:
-        reported = tmp_path / "stack.json"
-        assert reported.stat().st_mode & 0o777 == 0o600
-        assert keys.secret_key not in reported.read_text()
+    with LocalStack(tmp_path, services=[service], say=ignore_output) as stack:
+        stack_file = tmp_path / "stack.json"
+        assert stack_file.stat().st_mode & 0o777 == 0o600
+        assert keys.secret_key not in stack_file.read_text()
         info = StackInfo.read(tmp_path)
         assert info is not None
         assert info.pid == os.getpid()
         assert info.services["a"].url == stack.servers["a"].url
         assert info.load_environment() == stack.environment
-    assert not reported.exists()
+    assert not stack_file.exists()
     assert StackInfo.read(tmp_path) is None
 
 
-def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
-    reported = tmp_path / "stack.json"
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
-        alive = json.loads(reported.read_text())
+def test_stale_or_damaged_stack_file_is_not_a_running_stack(tmp_path: Path) -> None:
+    stack_file = tmp_path / "stack.json"
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
+        alive = json.loads(stack_file.read_text())
     with subprocess.Popen(["true"]) as ended:
         pass
-    # Every process here lives, but nobody listens.
-    reported.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
+    # All processes are alive, but nothing listens.
+    stack_file.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
     assert StackInfo.read(tmp_path) is None
-    # Somebody listens, but the stack's own process is gone.
+    # Something listens, but the stack's own process is gone.
     with socket.create_server((LOOPBACK, 0)) as server:
         service = alive["services"]["a"] | {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        reported.write_text(json.dumps(alive | {"services": {"a": service}}))
+        stack_file.write_text(json.dumps(alive | {"services": {"a": service}}))
         assert StackInfo.read(tmp_path) is not None
-        reported.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
+        stack_file.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
         assert StackInfo.read(tmp_path) is None
     for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
-        reported.write_text(content)
+        stack_file.write_text(content)
         assert StackInfo.read(tmp_path) is None
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
         assert StackInfo.read(tmp_path) is not None
 
 
-def test_a_second_stack_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
+def test_second_stack_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
         with pytest.raises(ProcessError, match=f"process {os.getpid()}"):
-            LocalStack(tmp_path, services=[tiny("b", tmp_path)], say=quiet).__enter__()
-        assert StackInfo.read(tmp_path) is not None  # the refused one took nothing away
+            LocalStack(tmp_path, services=[tiny("b", tmp_path)], say=ignore_output).__enter__()
+        assert StackInfo.read(tmp_path) is not None  # the rejected stack removed nothing
 
 
-def test_one_failing_service_stops_the_others_at_once_and_is_the_error(tmp_path: Path) -> None:
+def test_failing_service_stops_the_others_and_its_error_is_raised(tmp_path: Path) -> None:
     services = [
         tiny("a", tmp_path),
         tiny("slow", tmp_path, pause=600),
         tiny("broken", tmp_path, code="import time; time.sleep(1); raise SystemExit('no disk')"),
     ]
     began = time.monotonic()
-    stack = LocalStack(tmp_path, services=services, say=quiet)
+    stack = LocalStack(tmp_path, services=services, say=ignore_output)
     with pytest.raises(ProcessError, match="no disk"):
         stack.__enter__()
     assert time.monotonic() - began < 60
     assert not any(server.process.is_alive() for server in stack.servers.values())
     assert StackInfo.read(tmp_path) is None
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
         pass  # the folder is free again
 
 
-def test_preferred_ports_are_taken_when_free_else_others(tmp_path: Path) -> None:
+def test_preferred_port_is_used_if_free_and_another_otherwise(tmp_path: Path) -> None:
     preferred = free_port()
-    with LocalStack(tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as first:
+    with LocalStack(
+        tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
+    ) as first:
         assert first.servers["a"].url.endswith(f":{preferred}")
-        with LocalStack(tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as second:
+        with LocalStack(
+            tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
+        ) as second:
             assert not second.servers["a"].url.endswith(f":{preferred}")
 
 
-def test_two_stacks_that_start_at_once_do_not_take_one_port_before_anybody_listens_on_it(tmp_path: Path) -> None:
+def test_concurrent_stacks_do_not_share_a_port_before_it_is_bound(tmp_path: Path) -> None:
     preferred = free_port()
-    with LocalStack(tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as first:
-        first.servers["a"].process.kill()  # as before it listens
-        with LocalStack(tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as second:
+    with LocalStack(
+        tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
+    ) as first:
+        first.servers["a"].process.kill()  # as if it did not listen yet
+        with LocalStack(
+            tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
+        ) as second:
             assert not second.servers["a"].url.endswith(f":{preferred}")
-    with LocalStack(tmp_path / "3", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as third:
+    with LocalStack(
+        tmp_path / "3", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
+    ) as third:
         assert third.servers["a"].url.endswith(f":{preferred}")
 
 
-def test_a_reserved_port_is_taken_by_no_other_stack_until_its_service_is_added(tmp_path: Path) -> None:
-    """Blocks name it meanwhile: a service on another port would never be called."""
+def test_reserved_port_is_kept_until_its_service_is_added(tmp_path: Path) -> None:
+    """Blocks already refer to that port, so a service on another port would never be called."""
     preferred = free_port()
     with (
-        LocalStack(tmp_path / "1", services=[], say=quiet) as first,
-        LocalStack(tmp_path / "2", services=[], say=quiet) as second,
+        LocalStack(tmp_path / "1", services=[], say=ignore_output) as first,
+        LocalStack(tmp_path / "2", services=[], say=ignore_output) as second,
     ):
-        ours, theirs = first.reserve(preferred), second.reserve(preferred)
-        assert ours == preferred != theirs
-        for stack, port in ((second, theirs), (first, ours)):
+        first_port, second_port = first.reserve(preferred), second.reserve(preferred)
+        assert first_port == preferred != second_port
+        for stack, port in ((second, second_port), (first, first_port)):
             stack.add([tiny("a", tmp_path, preferred_port=port)])
             assert stack.servers["a"].url.endswith(f":{port}")
 
 
-def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
+def test_wait_fails_when_a_service_dies(tmp_path: Path) -> None:
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output) as stack:
         stack.servers["a"].process.kill()
         with pytest.raises(ProcessError, match="a exited unexpectedly"):
             stack.wait()
 
 
-def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_an_error_inside_stops_the_stack_and_passes_through(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
+def test_error_inside_the_context_stops_the_stack_and_propagates(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output) as stack,
+    ):
         raise ZeroDivisionError
     assert not stack.servers["a"].process.is_alive()
 
@@ -234,35 +247,35 @@ with LocalStack(folder, services=services, say=lambda line: print(line, flush=Tr
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("when", ["running", "starting"])
-def test_no_signal_leaves_a_child_behind(tmp_path: Path, number: signal.Signals, when: str) -> None:
-    pause, awaited = ("0", "Everything is running") if when == "running" else ("600", "Ready")
+def test_signal_to_the_parent_leaves_no_child(tmp_path: Path, number: signal.Signals, when: str) -> None:
+    pause, awaited_line = ("0", "Everything is running") if when == "running" else ("600", "Ready")
     command = [sys.executable, "-c", PARENT, str(tmp_path), str(Path(__file__).parent), pause]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         for line in parent.stdout:
-            if line.startswith(awaited):
+            if line.startswith(awaited_line):
                 break
         parent.send_signal(number)
         parent.communicate(timeout=30)
     expected = {signal.SIGINT: (-signal.SIGINT, 130), signal.SIGKILL: (-signal.SIGKILL,)}
     assert parent.returncode in expected.get(number, (128 + number,))
     assert StackInfo.read(tmp_path) is None
-    ends = ["b", "a"] if when == "running" else ["a"]  # "b" had not installed its handler yet
-    if number == signal.SIGKILL:  # the guards end their commands each by itself
-        assert eventually(lambda: sorted((tmp_path / "ends").read_text().split()) == sorted(ends))
+    ends = ["b", "a"] if when == "running" else ["a"]  # "b" has not installed its handler yet
+    if number == signal.SIGKILL:  # each guard process ends its command independently
+        assert wait_until(lambda: sorted((tmp_path / "ends").read_text().split()) == sorted(ends))
         return
     assert not (tmp_path / "stack.json").exists()
     assert (tmp_path / "ends").read_text().split() == ends
 
 
-def test_the_default_services_keep_their_secrets_out_of_stack_json(tmp_path: Path) -> None:
-    services = {service.name: service for service in default_services(tmp_path, say=quiet, sandbox_options=[])}
+def test_default_services_keep_secrets_out_of_stack_json(tmp_path: Path) -> None:
+    services = {service.name: service for service in default_services(tmp_path, say=ignore_output, sandbox_options=[])}
     assert list(services) == ["sandbox", "object store", "prefect"]
     assert "APIXO_API_KEY" in services["sandbox"].secret_files
     assert "MINIO_SECRET_KEY" in services["object store"].secret_files
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""The object store: a real MinIO, the fallback, the build of MinIO and the credentials."""
+"""The local object store: a real MinIO, the SeaweedFS fallback, building MinIO, and the credentials."""
 
 import io
 import signal
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(2000)
 
 @pytest.fixture(scope="module")
 def minio_local_dir() -> Path:
-    """A folder that holds a MinIO, built there when there is none."""
+    """A folder with a MinIO. If there is none, it is built there."""
     local_dir = CHECKOUT / ".local"
     if (find_minio(local_dir) or build_minio(local_dir, print)) is None:
         pytest.skip("MinIO is neither installed nor can it be built here")
@@ -47,7 +47,7 @@ def client(server: ObjectStoreServer, secret_key: str | None = None) -> Minio:
 
 
 def listening_addresses(pid: int) -> set[str]:
-    """The addresses on which a process takes connections."""
+    """The IP addresses on which a process listens."""
     folder = Path("/proc") / str(pid)
     sockets = set()
     for item in (folder / "fd").iterdir():
@@ -66,7 +66,7 @@ def listening_addresses(pid: int) -> set[str]:
 
 
 def fake_go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """Puts a `go` on PATH that appends a line to the returned file and then runs the script."""
+    """Puts a fake `go` on PATH that appends its arguments to the returned file and then runs the script."""
     calls = folder / "calls"
     bin_dir = folder / "fake-bin"
     bin_dir.mkdir()
@@ -79,7 +79,7 @@ def fake_go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
 WRITES_A_PROGRAM = "sleep 0.5; printf '#!/bin/sh\\n' > $GOBIN/minio; chmod +x $GOBIN/minio"
 
 
-def test_minio_keeps_objects_over_a_restart_and_knows_its_secret(minio_local_dir: Path, tmp_path: Path) -> None:
+def test_minio_keeps_objects_across_restarts_and_checks_its_secret(minio_local_dir: Path, tmp_path: Path) -> None:
     for round_ in (1, 2):
         server = start_object_store(
             local_dir=minio_local_dir, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS
@@ -95,12 +95,12 @@ def test_minio_keeps_objects_over_a_restart_and_knows_its_secret(minio_local_dir
                 client(server, secret_key="wrong").list_buckets()
             assert server.console_url is not None
             console_port = int(server.console_url.rsplit(":", 1)[1])
-            while http_get(console_port, "/") is None:  # the web page comes a moment after the store; or the time-out
+            while http_get(console_port, "/") is None:  # the console starts a moment after the store
                 time.sleep(0.05)
     assert KEYS.secret_key not in (tmp_path / "minio.log").read_text()
 
 
-def test_minio_takes_no_settings_from_the_callers_environment(
+def test_minio_ignores_settings_in_the_callers_environment(
     minio_local_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -120,7 +120,7 @@ def test_minio_takes_no_settings_from_the_callers_environment(
             )
 
 
-def test_seaweedfs_keeps_objects_over_a_restart_and_knows_its_secret(
+def test_seaweedfs_keeps_objects_across_restarts_and_checks_its_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SORA_OBJECT_STORE", "seaweedfs")
@@ -141,17 +141,17 @@ def test_seaweedfs_keeps_objects_over_a_restart_and_knows_its_secret(
     assert KEYS.secret_key not in (tmp_path / "seaweedfs.log").read_text()
 
 
-def test_an_object_store_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_object_store_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORA_OBJECT_STORE", "ceph")
     with pytest.raises(ProcessError, match="minio or seaweedfs"):
         start_object_store(local_dir=tmp_path, data_dir=tmp_path / "d", log_dir=tmp_path, credentials=KEYS)
 
 
-def test_secrets_stay_out_of_reprs(tmp_path: Path) -> None:
+def test_secret_key_is_not_in_repr(tmp_path: Path) -> None:
     assert KEYS.secret_key not in repr(KEYS)
 
 
-def test_credentials_are_made_once_and_private(tmp_path: Path) -> None:
+def test_credentials_are_created_once_in_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "minio.json"
     first = Credentials.load_or_create(path)
     assert first.access_key == "sora"
@@ -162,7 +162,7 @@ def test_credentials_are_made_once_and_private(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["minio.json"]
 
 
-def test_racing_creators_agree_on_one_secret(tmp_path: Path) -> None:
+def test_concurrent_creators_get_the_same_credentials(tmp_path: Path) -> None:
     path = tmp_path / "minio.json"
     found: list[Credentials] = []
     threads = [threading.Thread(target=lambda: found.append(Credentials.load_or_create(path))) for _ in range(16)]
@@ -175,14 +175,14 @@ def test_racing_creators_agree_on_one_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "no json"])
-def test_unreadable_credentials_say_what_to_do(tmp_path: Path, content: str) -> None:
+def test_unreadable_credentials_error_says_to_delete_the_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "minio.json"
     path.write_text(content)
     with pytest.raises(ProcessError, match="Delete it"):
         Credentials.load_or_create(path)
 
 
-def test_minio_is_found_on_path_before_the_built_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minio_on_path_is_preferred_to_the_built_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     if find_minio(tmp_path) is not None:
         pytest.skip("this system has its own MinIO")
@@ -196,7 +196,7 @@ def test_minio_is_found_on_path_before_the_built_one(tmp_path: Path, monkeypatch
     assert find_minio(tmp_path) == programs[1].resolve()
 
 
-def test_a_file_that_cannot_be_executed_is_no_minio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_executable_minio_file_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "minio").write_text("half a download")
@@ -219,23 +219,23 @@ def test_concurrent_processes_build_minio_once(tmp_path: Path, monkeypatch: pyte
     assert [entry.name for entry in built.parent.iterdir()] == ["minio"]
 
 
-def test_a_failed_build_says_its_last_lines_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_build_prints_its_last_lines_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_go(tmp_path, monkeypatch, "echo half > $GOBIN/minio; echo 'no route to the module proxy' >&2; exit 1")
-    said: list[str] = []
-    assert build_minio(tmp_path, said.append) is None
-    assert "no route to the module proxy" in said[-1]
+    printed: list[str] = []
+    assert build_minio(tmp_path, printed.append) is None
+    assert "no route to the module proxy" in printed[-1]
     assert list((tmp_path / "bin").iterdir()) == []
 
 
-def test_without_go_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_go_is_reported_and_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    said: list[str] = []
-    assert build_minio(tmp_path, said.append) is None
-    assert "Go" in said[0]
+    printed: list[str] = []
+    assert build_minio(tmp_path, printed.append) is None
+    assert "Go" in printed[0]
 
 
 @pytest.mark.parametrize("home", [None, ""])
-def test_without_a_home_go_keeps_its_caches_in_the_local_folder(
+def test_go_caches_are_in_the_local_folder_without_a_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
 ) -> None:
     fake_go(tmp_path, monkeypatch, f"env > {tmp_path}/environment; {WRITES_A_PROGRAM}")
@@ -244,14 +244,16 @@ def test_without_a_home_go_keeps_its_caches_in_the_local_folder(
     else:
         monkeypatch.setenv("HOME", home)
     assert build_minio(tmp_path, print) == (tmp_path / "bin" / "minio").resolve()
-    reported = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
-    assert reported["GOPATH"].startswith(str(tmp_path))
-    assert reported["GOCACHE"].startswith(str(tmp_path))
+    go_environment = dict(
+        line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line
+    )
+    assert go_environment["GOPATH"].startswith(str(tmp_path))
+    assert go_environment["GOCACHE"].startswith(str(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", ["building", "waiting"])
-def test_a_signal_ends_a_build_at_once(
+def test_signal_ends_the_build_immediately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
 ) -> None:
     calls = fake_go(tmp_path, monkeypatch, "sleep 600")
@@ -269,7 +271,7 @@ def test_a_signal_ends_a_build_at_once(
         return builder
 
     builders = [build("Building it with Go")]
-    while not calls.exists() or not calls.read_text():  # the shell makes the file before it writes
+    while not calls.exists() or not calls.read_text():  # the shell creates the file before it writes to it
         time.sleep(0.01)
     if phase == "waiting":
         builders.append(build("Waiting for it"))

@@ -1,4 +1,4 @@
-"""The callback receiver as the provider sees it. Whatever is sent, the ledger changes only by what the API confirms."""
+"""The callback receiver as the provider sees it. Whatever is sent, only what the API confirms changes the ledger."""
 
 import asyncio
 import time
@@ -28,11 +28,11 @@ from tests.support.receiver import Answer, Receiver, post, receiving, records
 from tests.support.store_gate import StoreGate, nothing
 
 PROVIDER_WAITS_SECONDS: Final = 30
-"""APIXO: a call that is not answered with 200 by then is repeated."""
+"""APIXO: a callback that is not answered with 200 by then is repeated."""
 
 
-async def called(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[int | None]:
-    """The receiver's answers to the sandbox's calls about a task, once there are that many."""
+async def wait_for_callbacks(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[int | None]:
+    """Waits for this many callbacks about a task and returns the status codes that the receiver answered."""
     task = sandbox.tasks.get(task_id)
     assert task is not None
     async with asyncio.timeout(60):
@@ -44,14 +44,14 @@ async def called(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[i
 FAULTS: list[tuple[str | None, int, bool]] = [
     (None, 1, True), ("twice", 2, True), ("early", 1, False), ("junk", 1, True), ("late", 1, True), ("drop", 0, False),
 ]  # fmt: skip
-"""How the sandbox calls, how often, and whether a call tells of the end."""
+"""A fault of the sandbox's callbacks, how many arrive, and whether one of them reports the end of the task."""
 
 
-@pytest.mark.parametrize(("kind", "calls", "tells"), FAULTS, ids=[str(kind) for kind, _, _ in FAULTS])
-async def test_however_the_provider_calls_the_video_comes_home(
+@pytest.mark.parametrize(("kind", "calls", "reports_end"), FAULTS, ids=[str(kind) for kind, _, _ in FAULTS])
+async def test_video_is_archived_once_for_any_kind_of_callback(
     kind: str | None,
     calls: int,
-    tells: bool,
+    reports_end: bool,
     key: str,
     receiver: Receiver,
     sandbox: SandboxServer,
@@ -59,63 +59,65 @@ async def test_however_the_provider_calls_the_video_comes_home(
 ) -> None:
     if kind is not None:
         sandbox.faults.add(Fault.model_validate({"call": "callback", "kind": kind, "seconds": 0.5}))
-    made = await submit(key, receiver.resources)
+    generation = await submit(key, receiver.resources)
     before = await records(receiver.resources)
-    assert await called(sandbox, made.task_id or "", calls) == [200] * calls
+    assert await wait_for_callbacks(sandbox, generation.task_id or "", calls) == [200] * calls
     await finished(sandbox)
-    if tells:
+    if reports_end:
         events = await read_events(prefect_server, key, "apixo.task.finished")
-        said = events[-1]["payload"]
-        assert isinstance(opened(said.pop("end"), made.task_id or "", receiver.api), Succeeded)
-        assert said == {"key": key, "task_id": made.task_id, "api": "a-block", "archive": "a-block"}
+        payload = events[-1]["payload"]
+        assert isinstance(opened(payload.pop("end"), generation.task_id or "", receiver.api), Succeeded)
+        assert payload == {"key": key, "task_id": generation.task_id, "api": "a-block", "archive": "a-block"}
     assert await records(receiver.resources) == before
     (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
-    assert (await receiver.call(key, made.task_id)).said == "already handled"
+    assert (await receiver.call(key, generation.task_id)).said == "already handled"
     assert len(sandbox.record.submits()) == 1
     assert sandbox.faults.pending() == []
 
 
-async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_does_not_ask_itself(
+async def test_waiting_run_uses_the_status_from_the_receiver_without_polling(
     key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources, requested = receiver.resources, list[str]()
-    ask = resources.client.status_once
+    resources, polled = receiver.resources, list[str]()
+    original_status_once = resources.client.status_once
 
     async def status_once(task_id: str, **how: Any) -> Status:
-        requested.append(task_id)
-        return await ask(task_id, **how)
+        polled.append(task_id)
+        return await original_status_once(task_id, **how)
 
     monkeypatch.setattr(resources.client, "status_once", status_once)
     resources.api.initial_wait_seconds = 60
     resources.subscriber.subscribe()
-    made = await submit(key, resources)
-    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    generation = await submit(key, resources)
+    end = await asyncio.wait_for(wait_for_task(generation.task, generation, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert requested == []
+    assert polled == []
 
 
-async def test_a_forged_end_is_not_believed_and_the_run_asks_itself(
-    key: str, receiver: Receiver, sandbox: SandboxServer
-) -> None:
+async def test_forged_status_is_ignored_and_the_run_polls(key: str, receiver: Receiver, sandbox: SandboxServer) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
     resources = receiver.resources
     resources.api.initial_wait_seconds = 60
-    made = await submit(key, resources)
+    generation = await submit(key, resources)
     await finished(sandbox)
     forger = receiver.api.model_copy(update={"callback_secret": Secret(value="f" * 32)})
-    forged = Succeeded(task_id=made.task_id or "", state="success", result_urls=("https://evil.example.com/a.mp4",))
+    forged = Succeeded(
+        task_id=generation.task_id or "", state="success", result_urls=("https://evil.example.com/a.mp4",)
+    )
     resources.subscriber.notify(key, sealed(forged, forger))
-    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    end = await asyncio.wait_for(wait_for_task(generation.task, generation, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert len(sandbox.record.statuses(made.task_id)) == 1
+    assert len(sandbox.record.statuses(generation.task_id)) == 1
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after", "http_500_after", "junk"])
-async def test_a_lost_reply_reconciles_itself(kind: str, key: str, receiver: Receiver, sandbox: SandboxServer) -> None:
-    """With a reply that takes longer than the video, the run itself goes on; else the collector does."""
+async def test_callback_reconciles_a_lost_reply(
+    kind: str, key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    """If the reply merely takes longer than the video, the run itself continues. Otherwise, the collector does."""
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     if kind == "hang_after":
         await submit(key, receiver.resources)
@@ -123,49 +125,49 @@ async def test_a_lost_reply_reconciles_itself(kind: str, key: str, receiver: Rec
         with pytest.raises(UnconfirmedError):
             await submit(key, receiver.resources)
     (paid,) = sandbox.record.charged()
-    assert await called(sandbox, paid.task_id or "") == [200]
-    found = await recorded(key, receiver.resources)
-    assert (found.state, found.task_id) == (State.SUBMITTED, paid.task_id)
+    assert await wait_for_callbacks(sandbox, paid.task_id or "") == [200]
+    record = await recorded(key, receiver.resources)
+    assert (record.state, record.task_id) == (State.SUBMITTED, paid.task_id)
     (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_claim_whose_owner_died_right_after_paying_reconciles_itself(
+async def test_callback_reconciles_a_claim_whose_owner_died_after_paying(
     key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, receiver.resources)
     url = receiver.api.callback_url_for(key)
     task_id = await made_outside(receiver.api, callback_url=url)
-    assert await called(sandbox, task_id) == [200]
-    found = await recorded(key, receiver.resources)
-    assert (found.state, found.task_id) == (State.SUBMITTED, task_id)
+    assert await wait_for_callbacks(sandbox, task_id) == [200]
+    record = await recorded(key, receiver.resources)
+    assert (record.state, record.task_id) == (State.SUBMITTED, task_id)
     assert (await submit(key, receiver.resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_late_callback_of_the_first_attempt_is_written_to_the_first_attempt(
+async def test_late_callback_of_first_attempt_is_recorded_in_that_attempt(
     key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="callback", kind="late", seconds=2))
     first = await lost(key, receiver.resources, sandbox)
-    while sandbox.faults.pending():  # the first task has ended, and its call will be late
+    while sandbox.faults.pending():  # until the first task has ended; its callback will be late
         await asyncio.sleep(0.02)
     await allow(key, receiver.resources)
     second = (await submit(key, receiver.resources)).task_id or ""
-    assert await called(sandbox, second) == [200]
+    assert await wait_for_callbacks(sandbox, second) == [200]
     assert (await recorded(key, receiver.resources)).attempts[0].task_id is None
-    assert await called(sandbox, first) == [200]
-    found = await recorded(key, receiver.resources)
-    assert [attempt.task_id for attempt in found.attempts] == [first, second]
-    assert (found.state, found.task_id) == (State.SUBMITTED, second)
+    assert await wait_for_callbacks(sandbox, first) == [200]
+    record = await recorded(key, receiver.resources)
+    assert [attempt.task_id for attempt in record.attempts] == [first, second]
+    assert (record.state, record.task_id) == (State.SUBMITTED, second)
     assert [task.request.active_callback_url for task in sandbox.tasks.all()] == [
         receiver.api.callback_url_for(key, 1),
         receiver.api.callback_url_for(key, 2),
     ]
 
 
-async def test_a_call_repeated_200_times_at_once_asks_once(
+async def test_200_concurrent_duplicate_callbacks_poll_once(
     key: str, receiver: Receiver, sandbox: SandboxServer, prefect_server: PrefectServer
 ) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
@@ -183,10 +185,10 @@ async def test_a_call_repeated_200_times_at_once_asks_once(
 
 
 @pytest.mark.parametrize("ends", [30, pytest.param(100, marks=pytest.mark.attack)])
-async def test_many_calls_at_once_are_all_taken_long_before_the_provider_would_call_again(
+async def test_many_concurrent_callbacks_are_answered_long_before_provider_retries(
     ends: int, key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
-    """As many about nothing known, of which half name a key that is known. APIXO waits for 30 s."""
+    """As many callbacks name unknown tasks, half of them with a known key. APIXO waits 30 s for an answer."""
     keys = [f"{key}-{number:02}" for number in range(ends)]
     sandbox.faults.add(Fault(call="callback", kind="drop", times=-1))
     async with asyncio.timeout(60):
@@ -207,16 +209,16 @@ async def test_many_calls_at_once_are_all_taken_long_before_the_provider_would_c
     )
     assert [answer.status for answer in answers] == [200] * 2 * ends
     assert [answer.said for answer in answers] == ["finished"] * ends + ["unknown"] * ends
-    assert max(seconds) < PROVIDER_WAITS_SECONDS / 2 + 1  # what takes longer than half would be asked to call again
+    assert max(seconds) < PROVIDER_WAITS_SECONDS / 2 + 1  # anything over half would get a 503 and be called again
     assert len(sandbox.record.statuses()) == len(sandbox.record.submits()) == ends
 
 
-async def test_a_call_during_the_request_of_an_earlier_one_is_looked_up_once_more(
+async def test_callbacks_during_a_poll_cause_exactly_one_more_poll(
     key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
-    """The first answer may be from before the task ended. 200 such calls are one more question."""
+    """The first poll may be from before the task ended. 200 such callbacks cause just one more poll."""
     sandbox.faults.add(Fault(call="callback", kind="drop"))
-    longest = VideoRequest(prompt="A long video", duration=12)  # the first question has to come before its end
+    longest = VideoRequest(prompt="A long video", duration=12)  # the first poll has to come before its end
     task_id = (await submit(key, receiver.resources, longest)).task_id
     sandbox.faults.add(Fault(call="status", kind="slow", seconds=2))
     early = asyncio.create_task(receiver.call(key, task_id))
@@ -228,7 +230,7 @@ async def test_a_call_during_the_request_of_an_earlier_one_is_looked_up_once_mor
 
 
 @pytest.mark.parametrize("kind", ["http_503", "http_401", "reset_before", "junk"])
-async def test_a_provider_that_is_away_gets_a_503_and_may_call_again(
+async def test_unavailable_api_gets_503_and_repeated_callback_succeeds(
     kind: str, key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
@@ -236,14 +238,14 @@ async def test_a_provider_that_is_away_gets_a_503_and_may_call_again(
     await finished(sandbox)
     before = await records(receiver.resources)
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
-    refused = await receiver.call(key, task_id)
-    assert (refused.status, refused.said, refused.headers["retry-after"]) == (503, "unavailable", "10")
+    unavailable = await receiver.call(key, task_id)
+    assert (unavailable.status, unavailable.said, unavailable.headers["retry-after"]) == (503, "unavailable", "10")
     assert await records(receiver.resources) == before
     assert (await receiver.call(key, task_id)).said == "finished"
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
+async def test_unavailable_store_gets_503_and_repeated_callback_succeeds(
     api: ApixoApi, minio: ObjectStoreServer, prefect_server: PrefectServer, key: str, sandbox: SandboxServer
 ) -> None:
     with StoreGate(minio.endpoint) as gate:
@@ -254,8 +256,8 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
             await finished(sandbox)
             before = await records(receiver.resources)
             gate.shut = lambda _: True
-            refused = await receiver.call(key, task_id)
-            assert (refused.status, refused.headers["retry-after"]) == (503, "10")
+            unavailable = await receiver.call(key, task_id)
+            assert (unavailable.status, unavailable.headers["retry-after"]) == (503, "10")
             assert await receiver.healthy()
             assert sandbox.record.statuses() == []
             assert await records(receiver.resources) == before
@@ -264,7 +266,7 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
             assert (await recorded(key, receiver.resources)).task_id == task_id
 
 
-async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_even_while_the_receiver_stops(
+async def test_slow_callback_gets_503_and_finishes_in_background_during_shutdown(
     api: ApixoApi,
     archive: VideoArchive,
     resources: PayingResources,
@@ -279,13 +281,15 @@ async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_
         sandbox.faults.add(Fault(call="status", kind="slow", seconds=4))
         began = time.monotonic()
         accepted = await receiver.call(key, task_id)
-        assert (accepted.status, accepted.said) == (503, "unfinished")  # nothing is written down yet
+        assert (accepted.status, accepted.said) == (503, "unfinished")  # nothing is recorded yet
         assert time.monotonic() - began < 4
         assert (await recorded(key, resources)).state is State.UNCONFIRMED
     assert (await recorded(key, resources)).task_id == task_id
 
 
-async def test_a_full_queue_asks_to_call_again(key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_queue_gets_503_with_retry_after(
+    key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise QueueFullError
 
@@ -294,24 +298,24 @@ async def test_a_full_queue_asks_to_call_again(key: str, receiver: Receiver, mon
     assert (answer.status, answer.said, answer.headers["retry-after"]) == (503, "busy", "10")
 
 
-async def test_something_nobody_foresaw_is_logged_and_shown_to_nobody(
+async def test_unexpected_error_is_logged_and_not_disclosed(
     key: str,
     receiver: Receiver,
     sandbox: SandboxServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def break_down(*_: Any, **__: Any) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a secret of ours")
 
-    monkeypatch.setattr(deployments.receiver.app, "answer_call", break_down)
+    monkeypatch.setattr(deployments.receiver.app, "answer_call", fail)
     broken = await receiver.call(key, "task_1")
     assert (broken.status, broken.body) == (500, b'{"status":"error"}')
     assert "ZeroDivisionError: a secret of ours" in caplog.text
     assert await receiver.healthy()
 
 
-async def test_a_record_that_cannot_be_read_is_an_error_and_stays_as_it_is(
+async def test_unreadable_record_is_an_error_and_stays_unchanged(
     key: str, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     await receiver.resources.store.put(f"ledger/{key}.json", b"half a rec")
@@ -321,10 +325,10 @@ async def test_a_record_that_cannot_be_read_is_an_error_and_stays_as_it_is(
     assert await records(receiver.resources) == {f"ledger/{key}.json": b"half a rec"}
 
 
-async def test_the_public_address_may_have_a_path_of_its_own(
+async def test_public_url_may_have_a_path(
     api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
-    """Whether what stands in front takes that path away or not."""
+    """A reverse proxy in front may strip that path or not."""
     async with receiving(api, archive, path="/hooks/sora") as receiver:
         await submit(key, receiver.resources)
         assert receiver.path(key).startswith("/hooks/sora/apixo/")
@@ -332,7 +336,7 @@ async def test_the_public_address_may_have_a_path_of_its_own(
             assert (await receiver.send(post(path))).status == 200
 
 
-async def test_without_a_secret_there_is_no_receiver(receiver: Receiver) -> None:
+async def test_receiver_does_not_start_without_a_callback_secret(receiver: Receiver) -> None:
     block = receiver.api.model_copy(update={"callback_secret": None})
     with pytest.raises(SetupError, match=r"block 'mine' has no callback_secret.*APIXO_CALLBACK_SECRET.*--name mine"):
         await open_app(block, receiver.resources.archive, api="mine").__aenter__()

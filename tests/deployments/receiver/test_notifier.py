@@ -1,4 +1,4 @@
-"""Every end of a task is reported, and the collector is called seldom, but always once more after the last."""
+"""Every finished task is published, and the collector is triggered rarely, but always once after the last one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.receiver.notifier import Notifier, collector_runs
 
 
-class Reported:
+class PublishedEvents:
     def __init__(self) -> None:
         self.events: list[tuple[str, bool]] = []
 
@@ -20,101 +20,103 @@ class Reported:
         self.events.append((key, calls_collector))
 
 
-Asks = Callable[[], Awaitable[bool]]
+CollectorRuns = Callable[[], Awaitable[bool]]
 
 
-async def nobody_runs() -> bool:
+async def no_collector_runs() -> bool:
     return False
 
 
-def notifier(reported: Reported, call_every_seconds: float = 0.2, collector_runs: Asks = nobody_runs) -> Notifier:
-    return Notifier(reported, call_every_seconds=call_every_seconds, collector_runs=collector_runs)
+def make_notifier(
+    published: PublishedEvents, call_every_seconds: float = 0.2, collector_runs: CollectorRuns = no_collector_runs
+) -> Notifier:
+    return Notifier(published, call_every_seconds=call_every_seconds, collector_runs=collector_runs)
 
 
-async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
-    reported = Reported()
-    notify = notifier(reported)
-    notify.finished("a", "task of a")
-    assert reported.events == [("a", True)]
+async def test_single_finished_task_triggers_collector_once_immediately() -> None:
+    published = PublishedEvents()
+    notifier = make_notifier(published)
+    notifier.finished("a", "task of a")
+    assert published.events == [("a", True)]
     await asyncio.sleep(0.5)
-    assert reported.events == [("a", True)]
+    assert published.events == [("a", True)]
 
 
-async def test_a_burst_is_reported_one_by_one_and_calls_the_collector_twice() -> None:
-    reported = Reported()
-    notify = notifier(reported)
+async def test_burst_publishes_every_event_and_triggers_collector_twice() -> None:
+    published = PublishedEvents()
+    notifier = make_notifier(published)
     for number in range(100):
-        notify.finished(f"{number}", f"task of {number}")
-    assert reported.events == [("0", True), *((f"{number}", False) for number in range(1, 100))]
+        notifier.finished(f"{number}", f"task of {number}")
+    assert published.events == [("0", True), *((f"{number}", False) for number in range(1, 100))]
     await asyncio.sleep(0.5)
-    assert reported.events[100:] == [("99", True)]
+    assert published.events[100:] == [("99", True)]
 
 
-async def test_a_stream_calls_the_collector_at_its_pace_and_after_its_end() -> None:
-    reported = Reported()
-    notify = notifier(reported)
+async def test_steady_stream_triggers_collector_at_intervals_and_after_last_event() -> None:
+    published = PublishedEvents()
+    notifier = make_notifier(published)
     for number in range(20):
-        notify.finished(f"{number}", f"task of {number}")
+        notifier.finished(f"{number}", f"task of {number}")
         await asyncio.sleep(0.03)
     await asyncio.sleep(0.5)
-    calls = [key for key, calls_collector in reported.events if calls_collector]
+    calls = [key for key, calls_collector in published.events if calls_collector]
     assert calls[-1] == "19"
     assert 3 <= len(calls) <= 6
-    assert len({key for key, _ in reported.events}) == 20
+    assert len({key for key, _ in published.events}) == 20
 
 
-async def test_what_is_left_is_reported_when_it_closes() -> None:
-    reported = Reported()
-    notify = notifier(reported, call_every_seconds=60)
-    notify.finished("a", "task of a")
-    notify.finished("b", "task of b")
-    notify.flush()
-    notify.flush()
-    assert reported.events == [("a", True), ("b", False), ("b", True)]
+async def test_flush_publishes_the_pending_trigger_once() -> None:
+    published = PublishedEvents()
+    notifier = make_notifier(published, call_every_seconds=60)
+    notifier.finished("a", "task of a")
+    notifier.finished("b", "task of b")
+    notifier.flush()
+    notifier.flush()
+    assert published.events == [("a", True), ("b", False), ("b", True)]
 
 
-async def test_while_a_collector_runs_it_is_not_called_and_then_once() -> None:
-    """That one hears of all that ends meanwhile."""
-    reported, has_ended = Reported(), asyncio.Event()
+async def test_running_collector_is_not_triggered_until_it_ends() -> None:
+    """The single trigger afterward covers every task that finished in the meantime."""
+    published, has_ended = PublishedEvents(), asyncio.Event()
 
     async def runs() -> bool:
         return not has_ended.is_set()
 
-    notify = notifier(reported, call_every_seconds=0.05, collector_runs=runs)
+    notifier = make_notifier(published, call_every_seconds=0.05, collector_runs=runs)
     for number in range(8):
-        notify.finished(f"{number}", f"task of {number}")
+        notifier.finished(f"{number}", f"task of {number}")
         await asyncio.sleep(0.05)
-    assert [key for key, calls_collector in reported.events if calls_collector] == ["0"]
+    assert [key for key, calls_collector in published.events if calls_collector] == ["0"]
     has_ended.set()
     async with asyncio.timeout(60):
-        while len([key for key, calls_collector in reported.events if calls_collector]) < 2:
+        while len([key for key, calls_collector in published.events if calls_collector]) < 2:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
-    assert [key for key, calls_collector in reported.events if calls_collector] == ["0", "7"]
+    assert [key for key, calls_collector in published.events if calls_collector] == ["0", "7"]
 
 
-async def test_a_run_that_never_ends_keeps_nobody_from_being_called(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_collector_run_does_not_block_triggers_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.receiver.notifier.MOST_POSTPONED", 3)
-    reported = Reported()
+    published = PublishedEvents()
 
     async def runs() -> bool:
         return True
 
-    notify = notifier(reported, call_every_seconds=0.02, collector_runs=runs)
-    notify.finished("a", "task of a")
-    notify.finished("b", "task of b")
+    notifier = make_notifier(published, call_every_seconds=0.02, collector_runs=runs)
+    notifier.finished("a", "task of a")
+    notifier.finished("b", "task of b")
     await asyncio.sleep(0.5)
-    assert reported.events == [("a", True), ("b", False), ("b", True)]
+    assert published.events == [("a", True), ("b", False), ("b", True)]
 
 
-async def test_prefect_is_asked_whether_one_runs(prefect_server: PrefectServer) -> None:
+async def test_collector_runs_only_reports_runs_in_progress(prefect_server: PrefectServer) -> None:
     assert not await collector_runs()
     async with get_client() as client:
         flow_id = await client.create_flow_from_name("collect-videos")
         run = await client.create_flow_run_from_deployment(
             await client.create_deployment(flow_id=flow_id, name="for-the-notifier")
         )
-        assert not await collector_runs()  # it may be for tomorrow
+        assert not await collector_runs()  # it may be scheduled for tomorrow
         await client.set_flow_run_state(run.id, Running(), force=True)
         assert await collector_runs()
         await client.set_flow_run_state(run.id, Completed(), force=True)

@@ -1,4 +1,4 @@
-"""The receiver as a process and as a server that faces the internet: limits, signals, and what a person is told."""
+"""The receiver as a process and as a server that faces the internet: limits, signals, and what it prints."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ CALLBACK_SECRET = "a-callback-secret-for-tests"
 
 @asynccontextmanager
 async def serving(kind: Callable[[Starlette], QuietServer] = CallbackServer) -> AsyncIterator[int]:
-    """The port of a server whose app has nothing."""
+    """Runs a server with an empty app and yields its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = kind(Starlette())
     running = asyncio.create_task(server.serve([listener]))
@@ -49,12 +49,12 @@ async def serving(kind: Callable[[Starlette], QuietServer] = CallbackServer) -> 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """Of a server as it is."""
+    """The port of a callback server with an empty app."""
     async with serving() as port:
         yield port
 
 
-async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_without_a_complete_request_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver_app, "CONNECTION_SECONDS", 0.5)
     async with asyncio.timeout(60):
         silent, dribbling = await asyncio.gather(
@@ -64,9 +64,7 @@ async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkey
     assert (await exchange(port, post("/"))).status == 404
 
 
-async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_excess_connections_are_dropped_and_server_stays_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver_app, "MOST_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     for _ in range(20):
@@ -79,7 +77,7 @@ async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
     assert (await exchange(port, post("/"))).status == 404
 
 
-async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_over_the_answer_limit_get_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver_app, "MOST_ANSWERED", 3)
     async with serving() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
@@ -92,7 +90,7 @@ async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypat
 
 
 @pytest.mark.parametrize("kind", [CallbackServer, QuietServer])
-async def test_requests_are_not_logged_whatever_is_set_up_for_logging_later(
+async def test_requests_are_not_logged_even_if_logging_is_configured_later(
     kind: Callable[[Starlette], QuietServer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access = logging.getLogger("uvicorn.access")
@@ -103,7 +101,7 @@ async def test_requests_are_not_logged_whatever_is_set_up_for_logging_later(
     assert "t0ken" not in caplog.text
 
 
-async def test_each_connection_is_used_once_and_names_no_server(port: int) -> None:
+async def test_connections_are_not_reused_and_responses_have_no_server_header(port: int) -> None:
     answer = await exchange(port, post("/") * 2)
     assert answer.headers["connection"] == "close"
     assert "server" not in answer.headers
@@ -112,7 +110,7 @@ async def test_each_connection_is_used_once_and_names_no_server(port: int) -> No
 
 @pytest.fixture
 async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Both blocks, saved, with a callback secret and a public address."""
+    """Both blocks, saved, with a callback secret and a public URL."""
     name = unique("callback-secret")
     await Secret(value=CALLBACK_SECRET).save(name)
     secret = await Secret.aload(name)
@@ -126,26 +124,26 @@ def sora(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path
 ) -> Iterator[Sora]:
     secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), CALLBACK_SECRET]
-    made = Sora(tmp_path, prefect_server.environment, secrets, forks)
-    yield made
-    made.close()
+    runner = Sora(tmp_path, prefect_server.environment, secrets, forks)
+    yield runner
+    runner.close()
 
 
-async def listening(process: Process) -> tuple[int, list[str]]:
-    """The port of a started receiver, and what it said until it named its public address."""
-    said: list[str] = []
-    while not said or ("callback_url" not in said[-1] and "APIXO calls" not in said[-1]):
+async def wait_for_port(process: Process) -> tuple[int, list[str]]:
+    """The port of a started receiver, and the lines it printed up to the one about its public URL."""
+    printed: list[str] = []
+    while not printed or ("callback_url" not in printed[-1] and "APIXO calls" not in printed[-1]):
         assert process.stderr is not None
         line = await asyncio.to_thread(process.stderr.readline)
-        assert line, said
-        said.append(line)
-    found = re.search(r"at http://127\.0\.0\.1:(\d+)/apixo/", "".join(said))
-    assert found, said
-    return int(found[1]), said
+        assert line, printed
+        printed.append(line)
+    match = re.search(r"at http://127\.0\.0\.1:(\d+)/apixo/", "".join(printed))
+    assert match, printed
+    return int(match[1]), printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_answers_until_it_is_stopped_and_sends_its_events_before_it_ends(
+async def test_receiver_answers_until_stopped_and_sends_events_before_exit(
     number: signal.Signals,
     sora: Sora,
     stored: StoredBlocks,
@@ -158,8 +156,8 @@ async def test_it_answers_until_it_is_stopped_and_sends_its_events_before_it_end
     task_id = (await submit(key, resources)).task_id
     await finished(sandbox)
     process = sora.start("callbacks", "--port", "0", "--api", stored.name, "--archive", stored.name)
-    port, said = await listening(process)
-    assert "https://callbacks.example.com/apixo/…" in said[-1]
+    port, printed = await wait_for_port(process)
+    assert "https://callbacks.example.com/apixo/…" in printed[-1]
     assert (await exchange(port, post("/health", method="GET"))).said == "ok"
     token = stored.api.callback_token(key)
     answer = await exchange(port, post(f"/apixo/{key}/{token}", named(task_id)))
@@ -175,18 +173,18 @@ async def test_it_answers_until_it_is_stopped_and_sends_its_events_before_it_end
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
+async def test_invalid_setup_fails_to_start_with_one_error_line(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, archive: VideoArchive
 ) -> None:
-    without = await store_blocks(make_api(sandbox), archive)
-    gone = await store_blocks(stored.api, archive.model_copy(update={"bucket": unique("gone")}))
+    no_secret = await store_blocks(make_api(sandbox), archive)
+    missing_bucket = await store_blocks(stored.api, archive.model_copy(update={"bucket": unique("gone")}))
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
     here = ("--archive", stored.name)
     started = {
-        "has no callback_secret.*APIXO_CALLBACK_SECRET.*sora setup --name": ("--api", without.name, *here),
+        "has no callback_secret.*APIXO_CALLBACK_SECRET.*sora setup --name": ("--api", no_secret.name, *here),
         "no apixo-api block named 'nobody'": ("--api", "nobody", *here),
-        "There is no bucket": ("--api", stored.name, "--archive", gone.name),
+        "There is no bucket": ("--api", stored.name, "--archive", missing_bucket.name),
         f"cannot listen on 127.0.0.1, port {port}": ("--api", stored.name, *here, "--port", port),
     }
     try:
@@ -197,19 +195,19 @@ async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
         taken.close()
 
 
-async def test_without_a_public_address_it_says_that_nobody_will_call(
+async def test_missing_callback_url_is_reported_at_start(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, archive: VideoArchive
 ) -> None:
-    without_address = await store_blocks(make_api(sandbox, callback_secret=stored.api.callback_secret), archive)
-    process = sora.start("callbacks", "--port", "0", "--api", without_address.name, "--archive", without_address.name)
-    _, said = await listening(process)
-    assert "callback_url is empty" in said[-1]
+    without_url = await store_blocks(make_api(sandbox, callback_secret=stored.api.callback_secret), archive)
+    process = sora.start("callbacks", "--port", "0", "--api", without_url.name, "--archive", without_url.name)
+    _, printed = await wait_for_port(process)
+    assert "callback_url is empty" in printed[-1]
     process.terminate()
     assert (await asyncio.to_thread(sora.end, process)).code == 0
 
 
-def test_the_help_teaches() -> None:
-    said = CliRunner().invoke(app, ["callbacks", "--help"])
-    assert said.exit_code == 0
+def test_help_explains_security_and_options() -> None:
+    printed = CliRunner().invoke(app, ["callbacks", "--help"])
+    assert printed.exit_code == 0
     for word in ("nothing in it is", "TLS", "callback_url", "--port", "/health", "only costs time"):
-        assert word in " ".join(said.output.split())
+        assert word in " ".join(printed.output.split())

@@ -1,4 +1,4 @@
-"""What the tests say to the sandbox."""
+"""A client for the sandbox, and the request bodies that the tests send."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS = "/api/v1/statusTask/sora-2"
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    """A good request body; keyword arguments change fields of `input`, and `top` fields beside it."""
+    """A valid request body. Keyword arguments change fields of `input`, and `top` changes fields next to it."""
     top: dict[str, Any] = changes.pop("top", {})
     content = {"mode": "text-to-video", "prompt": "A lighthouse at golden hour", "duration": 4} | changes
     return {"provider": "official", "input": content, **top}
@@ -23,7 +23,7 @@ def body(**changes: Any) -> dict[str, Any]:
 
 @dataclass
 class Caller:
-    """A client with a key. Nothing is retried."""
+    """A client with an API key. It retries nothing."""
 
     base_url: str
     http: httpx.Client
@@ -31,7 +31,7 @@ class Caller:
 
     @property
     def headers(self) -> dict[str, str]:
-        # A connection of its own for each call: a cut one must not reach into the next test.
+        # Each request uses a new connection, so that a cut one cannot affect the next test.
         return {"Authorization": f"Bearer {self.key}", "Connection": "close"}
 
     def submit(self, content: Any = None, timeout_seconds: float = 10) -> httpx.Response:
@@ -39,18 +39,18 @@ class Caller:
         return self.http.post(self.base_url + SUBMIT, json=content, headers=self.headers, timeout=timeout_seconds)
 
     def task(self, **changes: Any) -> str:
-        """Submits a good request and returns the task id."""
+        """Submits a valid request and returns the task id."""
         return str(self.submit(body(**changes)).json()["data"]["taskId"])
 
     def status(self, task_id: str, timeout_seconds: float = 10) -> httpx.Response:
-        requested = {"taskId": task_id}
-        return self.http.get(self.base_url + STATUS, params=requested, headers=self.headers, timeout=timeout_seconds)
+        params = {"taskId": task_id}
+        return self.http.get(self.base_url + STATUS, params=params, headers=self.headers, timeout=timeout_seconds)
 
-    def finished(self, task_id: str) -> dict[str, Any]:
-        """The status data once the task has ended."""
-        return self.until(task_id, "success", "failed")
+    def final_status(self, task_id: str) -> dict[str, Any]:
+        """Polls until the task has ended and returns its status data."""
+        return self.wait_for_state(task_id, "success", "failed")
 
-    def until(self, task_id: str, *states: str) -> dict[str, Any]:
+    def wait_for_state(self, task_id: str, *states: str) -> dict[str, Any]:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             data: dict[str, Any] = self.status(task_id).json()["data"]
@@ -60,11 +60,11 @@ class Caller:
         raise AssertionError(f"{task_id} did not reach {states}: {data}")
 
     def video_url(self, **changes: Any) -> str:
-        """The result address of a new, finished task."""
-        return urls(self.finished(self.task(**changes)))[0]
+        """The result URL of a new, finished task."""
+        return urls(self.final_status(self.task(**changes)))[0]
 
 
 def urls(data: dict[str, Any]) -> list[str]:
-    """The addresses in a status reply."""
-    found: list[str] = json.loads(data["resultJson"])["resultUrls"]
-    return found
+    """The result URLs in the data of a status reply."""
+    result_urls: list[str] = json.loads(data["resultJson"])["resultUrls"]
+    return result_urls

@@ -1,4 +1,4 @@
-"""A sandbox that runs several hundred times faster than real time, and a caller with the right key."""
+"""A sandbox that runs much faster than the real API, and a client with the right API key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ StartSandbox = Callable[..., SandboxServer]
 
 @pytest.fixture
 def start_sandbox(video_folder: Path) -> Iterator[StartSandbox]:
-    """Starts sandboxes with the given settings; all are stopped at the end."""
+    """Starts sandboxes with the given settings. All are stopped after the test."""
     running: list[SandboxServer] = []
 
     def start(**settings: object) -> SandboxServer:
-        given = {"speed": 2000.0, "video_height": 90, "data_dir": video_folder, **settings}
-        sandbox = SandboxServer(SandboxSettings.model_validate(given)).start()
+        values = {"speed": 2000.0, "video_height": 90, "data_dir": video_folder, **settings}
+        sandbox = SandboxServer(SandboxSettings.model_validate(values)).start()
         running.append(sandbox)
         return sandbox
 
@@ -38,7 +38,7 @@ def shared_sandbox(video_folder: Path) -> Iterator[SandboxServer]:
 
 @pytest.fixture
 def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
-    """One for all tests that need no settings of their own. Its record and faults start empty, its tasks do not."""
+    """A sandbox shared by tests that need no special settings. Its record and faults start empty, its tasks do not."""
     shared_sandbox.faults.clear()
     shared_sandbox.record.clear()
     return shared_sandbox
@@ -46,7 +46,7 @@ def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
 
 @pytest.fixture(scope="session")
 def http() -> Iterator[httpx.Client]:
-    """A client without a key: for videos, samples and pages."""
+    """A client without an API key, for videos, samples and pages."""
     with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""The two documented calls."""
+"""The sandbox's two documented API calls: submitting a task and polling its status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.deployments.sandbox.caller import KEY, STATUS, SUBMIT, Caller, body, 
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
-def test_a_generation_goes_from_pending_to_a_video(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+def test_task_goes_from_pending_to_processing_to_a_video(start_sandbox: StartSandbox, http: httpx.Client) -> None:
     sandbox = start_sandbox(speed=300)
     call = Caller(sandbox.base_url, http, KEY)
     before = time.time() * 1000
@@ -24,14 +24,14 @@ def test_a_generation_goes_from_pending_to_a_video(start_sandbox: StartSandbox, 
     task_id = reply.json()["data"]["taskId"]
     assert re.fullmatch(r"task_[0-9a-f]{8,}", task_id)
 
-    seen: list[str] = []
+    states: list[str] = []
     data = call.status(task_id).json()["data"]
     while data["state"] != "success":
         assert {"resultJson", "completeTime", "costTime", "failCode"}.isdisjoint(data)
-        if data["state"] not in seen:
-            seen.append(data["state"])
+        if data["state"] not in states:
+            states.append(data["state"])
         data = call.status(task_id).json()["data"]
-    assert seen == ["pending", "processing"]
+    assert states == ["pending", "processing"]
 
     assert data["taskId"] == task_id
     assert isinstance(data["resultJson"], str)
@@ -42,7 +42,7 @@ def test_a_generation_goes_from_pending_to_a_video(start_sandbox: StartSandbox, 
 
 
 @pytest.mark.parametrize(("duration", "shortest", "longest"), [(4, 120, 240), (8, 180, 300), (12, 240, 360)])
-def test_durations_are_those_of_the_documentation(
+def test_generation_takes_as_long_as_documented(
     start_sandbox: StartSandbox, http: httpx.Client, duration: int, shortest: float, longest: float
 ) -> None:
     sandbox = start_sandbox(speed=1)
@@ -53,7 +53,7 @@ def test_durations_are_those_of_the_documentation(
     assert shortest <= min(planned) < max(planned) <= longest
 
 
-def test_the_seed_decides_the_durations_but_never_the_ids(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+def test_seed_determines_durations_but_not_task_ids(start_sandbox: StartSandbox, http: httpx.Client) -> None:
     plans, ids = [], []
     for seed in (1, 1, 2):
         sandbox = start_sandbox(seed=seed, speed=1)
@@ -68,7 +68,7 @@ def test_the_seed_decides_the_durations_but_never_the_ids(start_sandbox: StartSa
     "authorization", [None, "", "sandbox-key", "Bearer", "Bearer wrong", "Basic sandbox-key", "Bearer ü"]
 )
 @pytest.mark.parametrize("errors_as_http_status", [True, False])
-def test_a_missing_or_wrong_key_is_401(
+def test_missing_or_wrong_key_is_401(
     start_sandbox: StartSandbox, http: httpx.Client, authorization: str | None, errors_as_http_status: bool
 ) -> None:
     sandbox = start_sandbox(errors_as_http_status=errors_as_http_status)
@@ -82,7 +82,7 @@ def test_a_missing_or_wrong_key_is_401(
     assert not len(sandbox.tasks)
 
 
-BAD_BODIES: list[tuple[str, Any]] = [
+INVALID_BODIES: list[tuple[str, Any]] = [
     ("input", {}),
     ("input", {"input": None}),
     ("input.mode", {"input": {"prompt": "p", "duration": 4}}),
@@ -116,8 +116,10 @@ BAD_BODIES: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "content"), BAD_BODIES)
-def test_a_bad_body_is_400_and_names_the_field(sandbox: SandboxServer, call: Caller, field: str, content: Any) -> None:
+@pytest.mark.parametrize(("field", "content"), INVALID_BODIES)
+def test_invalid_body_is_400_and_names_the_field(
+    sandbox: SandboxServer, call: Caller, field: str, content: Any
+) -> None:
     reply = call.submit(content)
     assert reply.status_code == 400
     assert (reply.json()["code"], reply.json()["data"]) == (400, None)
@@ -126,19 +128,19 @@ def test_a_bad_body_is_400_and_names_the_field(sandbox: SandboxServer, call: Cal
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"x" * 5_000_000])
-def test_a_body_that_is_no_json_is_refused(sandbox: SandboxServer, http: httpx.Client, content: bytes) -> None:
+def test_non_json_or_oversized_body_is_rejected(sandbox: SandboxServer, http: httpx.Client, content: bytes) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "Connection": "close"}
     reply = http.post(sandbox.base_url + SUBMIT, content=content, headers=headers)
     assert reply.status_code == (413 if len(content) > 4_194_304 else 400)
     assert reply.json()["data"] is None
 
 
-def test_the_longest_prompt_and_unknown_fields_are_accepted(call: Caller) -> None:
+def test_longest_prompt_and_unknown_fields_are_accepted(call: Caller) -> None:
     assert call.submit(body(prompt="ä" * 10_000, top={"more": 1})).json()["code"] == 200
 
 
 @pytest.mark.parametrize("errors_as_http_status", [True, False])
-def test_a_status_call_without_a_known_task_is_400(
+def test_status_of_unknown_or_missing_task_is_400(
     start_sandbox: StartSandbox, http: httpx.Client, errors_as_http_status: bool
 ) -> None:
     sandbox = start_sandbox(errors_as_http_status=errors_as_http_status)
@@ -150,40 +152,42 @@ def test_a_status_call_without_a_known_task_is_400(
     assert "taskId" in missing.json()["message"]
 
 
-def test_more_requests_than_the_limit_are_429_until_the_minute_is_over(
+def test_requests_over_the_rate_limit_are_429_until_the_minute_ends(
     start_sandbox: StartSandbox, http: httpx.Client
 ) -> None:
     sandbox = start_sandbox(requests_per_minute=3, speed=60)
     call = Caller(sandbox.base_url, http, KEY)
     codes = [call.status("task_00000000").status_code for _ in range(5)]
     assert codes == [400, 400, 400, 429, 429]
-    refused = call.submit()
-    assert refused.json() == {"code": 429, "message": "Rate limit exceeded", "data": None}
+    rejected = call.submit()
+    assert rejected.json() == {"code": 429, "message": "Rate limit exceeded", "data": None}
     assert not len(sandbox.tasks)
     time.sleep(1.05)
     assert call.submit().status_code == 200
 
 
-def test_more_tasks_than_the_limit_are_429_until_one_ends(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+def test_tasks_over_the_concurrency_limit_are_429_until_one_ends(
+    start_sandbox: StartSandbox, http: httpx.Client
+) -> None:
     sandbox = start_sandbox(max_concurrent_tasks=2, speed=400)
     call = Caller(sandbox.base_url, http, KEY)
     first = call.task()
     call.task()
     assert call.submit().status_code == 429
     assert len(sandbox.record.charged()) == 2
-    call.finished(first)
+    call.final_status(first)
     assert call.submit().status_code == 200
 
 
-def test_forbidden_content_fails(call: Caller) -> None:
-    data = call.finished(call.task(prompt="Something Forbidden in the mist"))
+def test_forbidden_prompt_fails_the_task(call: Caller) -> None:
+    data = call.final_status(call.task(prompt="Something Forbidden in the mist"))
     assert (data["state"], data["failCode"]) == ("failed", "CONTENT_VIOLATION")
     assert data["failMsg"]
     assert data["completeTime"] >= data["createTime"]
     assert "resultJson" not in data
 
 
-def test_the_record_shows_what_was_paid_and_keeps_no_key(sandbox: SandboxServer, call: Caller) -> None:
+def test_record_lists_charged_requests_and_contains_no_key(sandbox: SandboxServer, call: Caller) -> None:
     task_id = call.task()
     call.submit({})
     call.status(task_id)
@@ -200,14 +204,14 @@ def test_the_record_shows_what_was_paid_and_keeps_no_key(sandbox: SandboxServer,
     assert sandbox.record.all() == []
 
 
-def test_a_key_in_the_address_is_noticed(sandbox: SandboxServer, http: httpx.Client) -> None:
+def test_api_key_in_url_is_detected(sandbox: SandboxServer, http: httpx.Client) -> None:
     http.get(f"{sandbox.base_url}/samples/harbor.jpg?key={KEY}")
     http.get(f"{sandbox.base_url}/samples/harbor.jpg")
     assert [request.carried_api_key for request in sandbox.record.images()] == [True, False]
 
 
-def test_the_front_page_shows_tasks_and_escapes_prompts(sandbox: SandboxServer, call: Caller) -> None:
-    call.finished(call.task(prompt="<script>alert(1)</script>"))
+def test_front_page_shows_tasks_and_escapes_prompts(sandbox: SandboxServer, call: Caller) -> None:
+    call.final_status(call.task(prompt="<script>alert(1)</script>"))
     page = call.http.get(sandbox.base_url + "/").text
     assert "&lt;script&gt;" in page
     assert "<script>" not in page

@@ -1,4 +1,4 @@
-"""The calls of the provider's documentation and of its public MCP client, to the letter, against the sandbox."""
+"""Sends the calls in the provider's documentation and in its public MCP client, verbatim, to the sandbox."""
 
 import json
 import shlex
@@ -67,7 +67,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 def by_httpx(line: str) -> dict[str, Any]:
-    """What a line of curl sends, sent without curl: method, address, headers and body to the letter."""
+    """Sends exactly what a curl command would send (method, URL, headers and body), without curl."""
     words = iter(shlex.split(line.replace("\\\n", " "))[1:])
     method, url, headers, body = "GET", "", {}, None
     for word in words:
@@ -98,31 +98,31 @@ RUNS: Final = [by_httpx, *([by_curl] if shutil.which("curl") else [])]
 
 @pytest.fixture(params=RUNS, ids=lambda run: run.__name__)
 def run(request: pytest.FixtureRequest, sandbox: SandboxServer) -> Run:
-    """Runs a line as it is, but for the address and the key."""
+    """Runs a curl command verbatim, except for the host and the key."""
 
-    def made(line: str, key: str = KEY) -> dict[str, Any]:
+    def run_line(line: str, key: str = KEY) -> dict[str, Any]:
         return dict(request.param(line.replace(API, sandbox.base_url).replace("YOUR_API_KEY", key)))
 
-    return made
+    return run_line
 
 
 @pytest.mark.parametrize(("line", "model"), [(TEXT, "sora-2"), (IMAGE, "sora-2"), (OTHER_MODEL, "kling-2-6")])
-def test_a_documented_call_is_taken_polled_and_its_result_fetched(
+def test_documented_call_is_accepted_polled_and_fetched(
     line: str, model: str, run: Run, sandbox: SandboxServer, call: Caller
 ) -> None:
     before = run(BALANCE)
-    made = run(line)
-    assert (made["code"], made["message"], list(made["data"])) == (200, "success", ["taskId"])
-    task_id = made["data"]["taskId"]
+    submitted = run(line)
+    assert (submitted["code"], submitted["message"], list(submitted["data"])) == (200, "success", ["taskId"])
+    task_id = submitted["data"]["taskId"]
     status = STATUS.replace("MODEL", model).replace("TASK_ID", task_id)
-    seen = run(status)
-    assert (seen["code"], seen["data"]["taskId"]) == (200, task_id)
-    while seen["data"]["state"] not in ("success", "failed"):
-        assert seen["data"]["state"] in ("pending", "processing")
+    polled = run(status)
+    assert (polled["code"], polled["data"]["taskId"]) == (200, task_id)
+    while polled["data"]["state"] not in ("success", "failed"):
+        assert polled["data"]["state"] in ("pending", "processing")
         time.sleep(0.02)
-        seen = run(status)
-    assert set(seen["data"]) == {"taskId", "state", "createTime", "resultJson", "completeTime", "costTime"}
-    (url,) = urls(seen["data"])
+        polled = run(status)
+    assert set(polled["data"]) == {"taskId", "state", "createTime", "resultJson", "completeTime", "costTime"}
+    (url,) = urls(polled["data"])
     assert call.http.get(url).content[4:8] == b"ftyp"
     (posted,) = sandbox.record.submits()
     assert (posted.model, posted.charged) == (model, True)
@@ -140,23 +140,23 @@ def test_a_documented_call_is_taken_polled_and_its_result_fetched(
         (STATUS.replace("MODEL", "sora-2").replace("TASK_ID", "task_12345678"), 400),
     ],
 )
-def test_a_call_with_a_mistake_has_the_documented_envelope(
+def test_invalid_call_gets_the_documented_error_envelope(
     line: str, code: int, run: Run, sandbox: SandboxServer
 ) -> None:
-    refused = run(line)
-    assert set(refused) == {"code", "message", "data"}
-    assert (refused["code"], refused["data"]) == (code, None)
+    rejected = run(line)
+    assert set(rejected) == {"code", "message", "data"}
+    assert (rejected["code"], rejected["data"]) == (code, None)
     assert sandbox.record.charged() == []
 
 
 @pytest.mark.parametrize("line", [TEXT, STATUS, BALANCE], ids=["submit", "status", "balance"])
-def test_a_wrong_key_is_a_401(line: str, run: Run, sandbox: SandboxServer) -> None:
+def test_wrong_key_is_401(line: str, run: Run, sandbox: SandboxServer) -> None:
     assert run(line, "somebody")["code"] == 401
     assert sandbox.record.charged() == []
 
 
-async def test_the_public_mcp_client_is_served(sandbox: SandboxServer) -> None:
-    """Its three calls as it makes them: no `provider`, a tag of its own, and a content type on a GET as well."""
+async def test_calls_of_public_mcp_client_succeed(sandbox: SandboxServer) -> None:
+    """Its three calls as it makes them: without `provider`, with a `source` tag, with a content type even on GET."""
     headers = {
         "Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "User-Agent": "apixo-mcp-server/0.2.1",
     }  # fmt: skip
@@ -166,11 +166,11 @@ async def test_the_public_mcp_client_is_served(sandbox: SandboxServer) -> None:
         "source": "mcp",
     }
     async with httpx.AsyncClient(base_url=sandbox.base_url, headers=headers, trust_env=False) as client:
-        made = await client.post("/api/v1/generateTask/sora-2", content=json.dumps(payload))
-        assert made.status_code == 200
-        task_id = made.json()["data"]["taskId"]
-        seen = await client.get("/api/v1/statusTask/sora-2", params={"taskId": task_id})
-        assert (seen.status_code, seen.json()["data"]["taskId"]) == (200, task_id)
+        submitted = await client.post("/api/v1/generateTask/sora-2", content=json.dumps(payload))
+        assert submitted.status_code == 200
+        task_id = submitted.json()["data"]["taskId"]
+        polled = await client.get("/api/v1/statusTask/sora-2", params={"taskId": task_id})
+        assert (polled.status_code, polled.json()["data"]["taskId"]) == (200, task_id)
         balance = await client.get("/api/v1/apikeys/current-balance")
         assert set(balance.json()) == {"code", "message", "data"}
         assert balance.json()["data"] == 10_000 - sandbox.settings.task_price * len(sandbox.tasks)

@@ -1,4 +1,4 @@
-"""Every fault of the two API calls: what the caller sees, and whether it was charged."""
+"""Every fault of the sandbox's two API calls: what the caller sees, and whether it was charged."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deployments.sandbox.faults import KINDS, ApiKind, StatusKind, SubmitKind
 from tests.deployments.sandbox.caller import Caller, urls
 from tests.deployments.sandbox.test_results import DOWNLOADS
 
-#: Kind of fault: whether a submit with it is charged, and what the caller sees. A status is an HTTP answer, an
-#: exception a broken connection, a string what reading the answer finds.
-SEEN: dict[str, tuple[bool, Any]] = {
+#: For each kind of fault: whether a submit with it is charged, and what the caller sees. A number is an HTTP status,
+#: an exception means a broken connection, and a string describes what is wrong with the reply.
+EXPECTED: dict[str, tuple[bool, Any]] = {
     "reset_before": (False, httpx.ReadError),
     "reset_after": (True, httpx.ReadError),
     "hang": (False, httpx.ReadTimeout),
@@ -62,15 +62,15 @@ SEEN: dict[str, tuple[bool, Any]] = {
 }
 
 
-def test_the_tables_name_every_kind() -> None:
-    assert set(SEEN) == set(get_args(ApiKind))
+def test_tables_cover_every_kind_of_fault() -> None:
+    assert set(EXPECTED) == set(get_args(ApiKind))
     assert set(ALTERED) | NOT_ALTERED == set(get_args(StatusKind))
-    assert set(get_args(SubmitKind)) == {"number_id"}  # has a test of its own below
+    assert set(get_args(SubmitKind)) == {"number_id"}  # has its own test below
     assert set(DOWNLOADS) == KINDS["result"]
 
 
-def look(reply: httpx.Response) -> Any:
-    """What a caller that trusts nothing finds in a reply, in the words of the table."""
+def describe_reply(reply: httpx.Response) -> Any:
+    """Describes a reply in the terms of the table EXPECTED, as a caller that trusts nothing sees it."""
     if reply.is_redirect:
         assert reply.headers["location"].startswith("/api/v1/")
         return "redirect"
@@ -84,10 +84,10 @@ def look(reply: httpx.Response) -> Any:
         return reported if content["code"] == reply.status_code else f"{reply.status_code}, code {content['code']}"
     if content["code"] != 200:
         return "code as text" if content["code"] == "200" else f"code {content['code']}"
-    return look_at_data(content.get("data", "missing"), len(reply.content))
+    return describe_data(content.get("data", "missing"), len(reply.content))
 
 
-def look_at_data(data: Any, size: int) -> Any:
+def describe_data(data: Any, size: int) -> Any:
     match data:
         case "missing":
             return "no data"
@@ -101,9 +101,11 @@ def look_at_data(data: Any, size: int) -> Any:
 
 
 @pytest.mark.parametrize("call_name", ["submit", "status"])
-@pytest.mark.parametrize("kind", SEEN)
-def test_what_a_caller_sees_and_pays(sandbox: SandboxServer, call: Caller, call_name: str, kind: str) -> None:
-    charged, seen = SEEN[kind]
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_each_fault_has_the_expected_reply_and_charge(
+    sandbox: SandboxServer, call: Caller, call_name: str, kind: str
+) -> None:
+    charged, expected = EXPECTED[kind]
     task_id = call.task()
     tasks_before = len(sandbox.tasks)
     sandbox.record.clear()
@@ -111,14 +113,14 @@ def test_what_a_caller_sees_and_pays(sandbox: SandboxServer, call: Caller, call_
     timeout = 0.3 if kind.startswith("hang") else 10
     started = time.monotonic()
 
-    def ask() -> httpx.Response:
+    def send_request() -> httpx.Response:
         return call.submit(None, timeout) if call_name == "submit" else call.status(task_id, timeout)
 
-    if isinstance(seen, type):
-        with pytest.raises(seen):
-            ask()
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            send_request()
     else:
-        assert look(ask()) == seen
+        assert describe_reply(send_request()) == expected
     if kind == "slow":
         assert time.monotonic() - started > 0.35
     (request,) = sandbox.record.all()
@@ -126,20 +128,20 @@ def test_what_a_caller_sees_and_pays(sandbox: SandboxServer, call: Caller, call_
     assert len(sandbox.record.charged()) == (charged and call_name == "submit")
     assert len(sandbox.tasks) == tasks_before + (charged and call_name == "submit")
     assert sandbox.faults.pending() == []
-    assert ask().json()["code"] == 200
+    assert send_request().json()["code"] == 200
 
 
 @pytest.mark.parametrize("kind", ["hang", "hang_after"])
-def test_a_hang_with_an_end_cuts_the_connection(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+def test_hang_with_a_duration_cuts_the_connection(sandbox: SandboxServer, call: Caller, kind: str) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "seconds": 0.2}))
     started = time.monotonic()
     with pytest.raises(httpx.ReadError):
         call.submit()
-    assert time.monotonic() - started > 0.15  # a hang without an end is a ReadTimeout
+    assert time.monotonic() - started > 0.15  # an endless hang would be a ReadTimeout
 
 
 @pytest.mark.parametrize("kind", ["http_429", "http_503"])
-def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+def test_retry_after_header_is_sent_verbatim(sandbox: SandboxServer, call: Caller, kind: str) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "retry_after": "soon-ish"}))
     assert call.submit().headers["retry-after"] == "soon-ish"
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
@@ -160,13 +162,13 @@ ALTERED: dict[str, dict[str, Any]] = {
     "other_task": {"state": "success", "taskId": "task_0ddba11"},
 }
 NOT_ALTERED = {"task_unknown", "failed"}
-"""They have tests of their own below."""
+"""These have their own tests below."""
 
 
 @pytest.mark.parametrize("kind", ALTERED)
-def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+def test_status_fault_alters_one_reply(sandbox: SandboxServer, call: Caller, kind: str) -> None:
     task_id = call.task()
-    honest = call.finished(task_id)
+    unaltered = call.final_status(task_id)
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
     reply = call.status(task_id)
     data = reply.json()["data"]
@@ -177,22 +179,22 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
             with pytest.raises(json.JSONDecodeError):
                 urls(data)
         case "result_json_object":
-            assert data["resultJson"] == json.loads(honest["resultJson"])
+            assert data["resultJson"] == json.loads(unaltered["resultJson"])
         case "result_json_elsewhere":
             assert "resultJson" not in data
-            assert [video["url"] for video in data["videos"]] == urls(honest)
+            assert [video["url"] for video in data["videos"]] == urls(unaltered)
         case "result_json_two":
             videos = [call.http.get(url) for url in urls(data)]
             assert [video.status_code for video in videos] == [200, 200]
             assert len({str(video.url) for video in videos}) == 2
-    assert call.status(task_id).json()["data"] == honest
+    assert call.status(task_id).json()["data"] == unaltered
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_task_that_was_told_to_fail_stays_failed(sandbox: SandboxServer, call: Caller, ended: bool) -> None:
+def test_task_failed_by_a_fault_stays_failed(sandbox: SandboxServer, call: Caller, ended: bool) -> None:
     task_id = call.task()
     if ended:
-        call.finished(task_id)
+        call.final_status(task_id)
     sandbox.faults.add(Fault(call="status", kind="failed", fail_code="PROCESSING_TIMEOUT"))
     data = call.status(task_id).json()["data"]
     assert (data["state"], data["failCode"]) == ("failed", "PROCESSING_TIMEOUT")
@@ -203,38 +205,38 @@ def test_a_task_that_was_told_to_fail_stays_failed(sandbox: SandboxServer, call:
     assert call.status(task_id).json()["data"] == data
 
 
-def test_a_task_can_be_named_by_a_number(sandbox: SandboxServer, call: Caller) -> None:
+def test_task_id_can_be_a_number(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="submit", kind="number_id"))
-    named = call.submit().json()["data"]["taskId"]
+    task_id = call.submit().json()["data"]["taskId"]
     (paid,) = sandbox.record.charged()
-    assert isinstance(named, int)
-    assert paid.task_id == str(named)
-    assert call.finished(str(named))["state"] == "success"
+    assert isinstance(task_id, int)
+    assert paid.task_id == str(task_id)
+    assert call.final_status(str(task_id))["state"] == "success"
 
 
-def test_a_task_can_be_unknown_for_a_moment(sandbox: SandboxServer, call: Caller) -> None:
+def test_task_can_be_unknown_for_one_poll(sandbox: SandboxServer, call: Caller) -> None:
     task_id = call.task()
     sandbox.faults.add(Fault(call="status", kind="task_unknown"))
     assert call.status(task_id).json() == {"code": 400, "message": "task not found", "data": None}
     assert call.status(task_id).status_code == 200
 
 
-def test_damage_to_a_result_waits_for_one(sandbox: SandboxServer, call: Caller) -> None:
+def test_result_fault_applies_only_once_there_is_a_result(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="status", kind="result_json_empty"))
-    data = call.finished(call.task())
+    data = call.final_status(call.task())
     assert urls(data) == []
     pending = [request.fault for request in sandbox.record.statuses()][:-1]
     assert set(pending) <= {None}
 
 
-def test_skip_times_and_prompt_choose_the_requests(sandbox: SandboxServer, call: Caller) -> None:
+def test_skip_times_and_prompt_select_the_faulty_requests(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_500", skip=1, times=2, prompt_contains="fox"))
     prompts = ["fox 1", "bear", "fox 2", "fox 3", "fox 4"]
     codes = [call.submit({"input": {"mode": "text-to-video", "prompt": p, "duration": 4}}).status_code for p in prompts]
     assert codes == [200, 200, 500, 500, 200]
 
 
-def test_a_prompt_limits_status_calls_too(sandbox: SandboxServer, call: Caller) -> None:
+def test_prompt_filter_applies_to_status_requests(sandbox: SandboxServer, call: Caller) -> None:
     fox, bear = call.task(prompt="a fox"), call.task(prompt="a bear")
     sandbox.faults.add(Fault(call="status", kind="http_503", times=-1, prompt_contains="fox"))
     assert [call.status(task).status_code for task in (bear, fox, fox, bear, fox)] == [200, 503, 503, 200, 503]
@@ -242,36 +244,36 @@ def test_a_prompt_limits_status_calls_too(sandbox: SandboxServer, call: Caller) 
     assert call.status(fox).status_code == 200
 
 
-def test_faults_follow_each_other_in_their_order() -> None:
+def test_faults_apply_in_the_order_added() -> None:
     script = FaultScript()
     script.add(Fault(call="submit", kind="http_429", times=2), Fault(call="submit", kind="junk", skip=1))
-    taken = [script.take("submit") for _ in range(5)]
-    assert [fault and fault.kind for fault in taken] == ["http_429", "http_429", None, "junk", None]
+    faults = [script.take("submit") for _ in range(5)]
+    assert [fault and fault.kind for fault in faults] == ["http_429", "http_429", None, "junk", None]
 
 
 @pytest.mark.parametrize(
     ("call_name", "kind"), [("submit", "cut"), ("submit", "unknown_state"), ("result", "junk"), ("image", "cut")]
 )
-def test_a_kind_that_does_not_fit_the_call_is_refused(call_name: str, kind: str) -> None:
+def test_kind_that_does_not_fit_the_call_is_rejected(call_name: str, kind: str) -> None:
     with pytest.raises(ValidationError, match="is not for"):
         Fault.model_validate({"call": call_name, "kind": kind})
 
 
-def test_another_process_controls_the_faults_over_http(sandbox: SandboxServer, call: Caller) -> None:
-    where = f"{sandbox.base_url}/sandbox"
-    reply = call.http.post(f"{where}/faults", json=[{"call": "submit", "kind": "http_500", "times": -1}])
+def test_faults_can_be_controlled_over_http(sandbox: SandboxServer, call: Caller) -> None:
+    control_url = f"{sandbox.base_url}/sandbox"
+    reply = call.http.post(f"{control_url}/faults", json=[{"call": "submit", "kind": "http_500", "times": -1}])
     assert [fault["kind"] for fault in reply.json()] == ["http_500"]
     assert call.submit().status_code == 500
-    assert call.http.post(f"{where}/faults", json=[{"call": "submit", "kind": "cut"}]).status_code == 400
-    assert call.http.delete(f"{where}/faults").status_code == 204
+    assert call.http.post(f"{control_url}/faults", json=[{"call": "submit", "kind": "cut"}]).status_code == 400
+    assert call.http.delete(f"{control_url}/faults").status_code == 204
     task_id = call.task()
-    requests = call.http.get(f"{where}/requests").json()
+    requests = call.http.get(f"{control_url}/requests").json()
     assert [(request["fault"], request["charged"]) for request in requests] == [("http_500", False), (None, True)]
-    task = call.http.get(f"{where}/tasks").json()[-1]
+    task = call.http.get(f"{control_url}/tasks").json()[-1]
     assert (task["taskId"], task["request"]["input"]["duration"]) == (task_id, 4)
 
 
-def test_a_no_that_names_a_task_is_charged_all_the_same(sandbox: SandboxServer, call: Caller) -> None:
+def test_rejection_with_a_task_id_is_charged(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="submit", kind="code_400_after"))
     reply = call.submit().json()
     (paid,) = sandbox.record.charged()

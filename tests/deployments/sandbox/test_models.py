@@ -1,4 +1,4 @@
-"""The sandbox as the other models, and as a provider that does not offer one any more."""
+"""Other models in the sandbox, including one that the provider no longer offers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def call(server: SandboxServer) -> Client:
         ("future-1", {"anything": [1]}, (160, 90), 5),
     ],
 )
-def test_a_video_has_the_size_and_length_that_its_model_was_asked_for(
+def test_video_has_the_requested_size_and_length(
     model: str, fields: dict[str, Any], size: tuple[int, int], seconds: int, call: Client, tmp_path: Path
 ) -> None:
     reply = call.submit(model, **fields)
@@ -87,7 +87,7 @@ def test_a_video_has_the_size_and_length_that_its_model_was_asked_for(
         ("sora-9", {}, 404, "Model not found: sora-9"),
     ],
 )
-def test_what_a_model_does_not_take_is_refused_in_the_envelope(
+def test_request_that_model_does_not_accept_gets_an_error_envelope(
     model: str, fields: dict[str, Any], code: int, message: str, call: Client, server: SandboxServer
 ) -> None:
     reply = call.submit(model, **fields)
@@ -97,28 +97,28 @@ def test_what_a_model_does_not_take_is_refused_in_the_envelope(
     assert [request.model for request in server.record.submits()] == [model]
 
 
-def test_a_task_is_known_under_the_model_of_its_submission_only(call: Client) -> None:
+def test_task_is_known_only_under_the_model_it_was_submitted_to(call: Client) -> None:
     task_id = call.submit("sora-2", duration=4).json()["data"]["taskId"]
     assert call.status("sora-2", task_id).json()["code"] == 200
     other = call.status("sora-2-pro", task_id)
     assert (other.status_code, other.json()) == (404, {"code": 404, "message": "task not found", "data": None})
 
 
-def test_a_fault_can_be_for_one_model(call: Client, server: SandboxServer) -> None:
+def test_fault_can_be_limited_to_one_model(call: Client, server: SandboxServer) -> None:
     server.faults.add(Fault(call="submit", kind="http_400_model", model="sora-2", times=-1))
     gone = call.submit("sora-2", duration=4).json()
     assert (gone["code"], gone["message"]) == (400, "MODEL_UNAVAILABLE")
     assert call.submit("sora-2-pro", duration=4).json()["code"] == 200
 
 
-def test_the_balance_falls_with_each_task(call: Client) -> None:
+def test_balance_decreases_with_each_accepted_task(call: Client) -> None:
     assert call.balance() == 10
     call.submit("sora-2", duration=4)
-    call.submit("sora-2", duration=5)  # refused
+    call.submit("sora-2", duration=5)  # rejected
     assert call.balance() == 7.5
 
 
-def test_sizes() -> None:
+def test_video_size_is_derived_from_ratio_or_size_option() -> None:
     assert video_size("1:1", 90) == (90, 90)
     assert video_size("1280*720", 720) == (1280, 720)
     assert video_size("9:21", 90) == (90, 210)

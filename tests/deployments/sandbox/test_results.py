@@ -1,4 +1,4 @@
-"""Result addresses: signatures, ranges, expiry, and every fault of a download."""
+"""The sandbox's result URLs: signatures, ranges, expiry, and every fault of a download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.deployments.sandbox.caller import KEY, Caller, urls
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
-def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
+def test_video_downloads_whole_and_by_range(call: Caller) -> None:
     url = call.video_url()
     whole = call.http.get(url)
     assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
@@ -33,7 +33,7 @@ def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
     assert call.http.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
 
 
-def test_a_slow_answer_without_a_body_is_an_answer(sandbox: SandboxServer, call: Caller) -> None:
+def test_slow_reply_without_a_body_is_complete(sandbox: SandboxServer, call: Caller) -> None:
     url = call.video_url()
     size = int(call.http.head(url).headers["content-length"])
     sandbox.faults.add(Fault(call="result", kind="slow", seconds=0.1))
@@ -53,12 +53,12 @@ def test_a_slow_answer_without_a_body_is_an_answer(sandbox: SandboxServer, call:
         lambda url: url + "%C3%BC",
     ],
 )
-def test_a_changed_address_is_403(call: Caller, tamper: Callable[[str], str]) -> None:
+def test_modified_result_url_is_403(call: Caller, tamper: Callable[[str], str]) -> None:
     assert call.http.get(tamper(call.video_url())).status_code == 403
 
 
-def test_addresses_expire_after_fifteen_days(start_sandbox: StartSandbox, http: httpx.Client) -> None:
-    # 15 days at this speed are 0.65 s.
+def test_result_urls_expire_after_15_days(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    # At this speed, 15 days take 0.65 s.
     sandbox = start_sandbox(speed=2_000_000)
     url = Caller(sandbox.base_url, http, KEY).video_url()
     assert http.get(url).status_code == 200
@@ -67,19 +67,19 @@ def test_addresses_expire_after_fifteen_days(start_sandbox: StartSandbox, http: 
     assert "expired" in http.get(sandbox.base_url + "/").text
 
 
-def test_the_address_names_the_host_the_caller_used(sandbox: SandboxServer, call: Caller) -> None:
+def test_result_url_has_the_host_that_the_caller_used(sandbox: SandboxServer, call: Caller) -> None:
     task_id = call.task()
-    call.finished(task_id)
-    elsewhere = Caller(sandbox.base_url.replace("127.0.0.1", "localhost"), call.http, KEY)
-    (url,) = urls(elsewhere.finished(task_id))
-    assert url.startswith(elsewhere.base_url + "/results/")
+    call.final_status(task_id)
+    other_host = Caller(sandbox.base_url.replace("127.0.0.1", "localhost"), call.http, KEY)
+    (url,) = urls(other_host.final_status(task_id))
+    assert url.startswith(other_host.base_url + "/results/")
 
 
 Check = Callable[[httpx.Client, str], None]
 
 
-def _facts(content: bytes) -> tuple[float, int, int, int]:
-    """Announced duration in seconds, width, height, and how many frames decode."""
+def _probe(content: bytes) -> tuple[float, int, int, int]:
+    """The declared duration in seconds, the width, the height, and how many frames decode."""
     with av.open(BytesIO(content), "r") as container:
         stream = container.streams.video[0]
         frames = 0
@@ -93,9 +93,9 @@ def _facts(content: bytes) -> tuple[float, int, int, int]:
 
 def _cut(http: httpx.Client, url: str) -> None:
     with http.stream("GET", url) as reply:
-        got = bytearray()
+        received = bytearray()
         with pytest.raises(httpx.RemoteProtocolError):
-            got.extend(piece for chunk in reply.iter_raw() for piece in chunk)
+            received.extend(piece for chunk in reply.iter_raw() for piece in chunk)
     with http.stream("GET", url) as reply:
         total = int(reply.headers["content-length"])
     assert int(total) > 0
@@ -114,15 +114,15 @@ def _empty(http: httpx.Client, url: str) -> None:
 def _truncated(http: httpx.Client, url: str) -> None:
     part, whole = http.get(url), http.get(url)
     assert int(part.headers["content-length"]) == len(part.content) == int(len(whole.content) * 0.6)
-    assert _facts(part.content)[3] < 96
+    assert _probe(part.content)[3] < 96
 
 
 def _other_duration(http: httpx.Client, url: str) -> None:
-    assert _facts(http.get(url).content) == (8.0, 160, 90, 192)
+    assert _probe(http.get(url).content) == (8.0, 160, 90, 192)
 
 
 def _other_orientation(http: httpx.Client, url: str) -> None:
-    assert _facts(http.get(url).content) == (4.0, 90, 160, 96)
+    assert _probe(http.get(url).content) == (4.0, 90, 160, 96)
 
 
 def _redirect(http: httpx.Client, url: str) -> None:
@@ -137,13 +137,13 @@ def _redirect_private(http: httpx.Client, url: str) -> None:
 def _no_range(http: httpx.Client, url: str) -> None:
     reply = http.get(url, headers={"Range": "bytes=100-"})
     assert reply.status_code == 200
-    assert _facts(reply.content)[3] == 96
+    assert _probe(reply.content)[3] == 96
 
 
 def _no_length(http: httpx.Client, url: str) -> None:
     reply = http.get(url)
     assert "content-length" not in reply.headers
-    assert _facts(reply.content)[3] == 96
+    assert _probe(reply.content)[3] == 96
 
 
 def _is(status: int) -> Check:
@@ -171,37 +171,37 @@ def _huge(http: httpx.Client, url: str) -> None:
 
 
 def _whole(http: httpx.Client, url: str) -> None:
-    assert _facts(http.get(url).content)[3] == 96
+    assert _probe(http.get(url).content)[3] == 96
 
 
 def _labeled(http: httpx.Client, url: str) -> None:
     reply = http.get(url)
     assert reply.headers["content-encoding"] == "aws-chunked"
-    assert _facts(reply.content) == (4.0, 160, 90, 96)
+    assert _probe(reply.content) == (4.0, 160, 90, 96)
 
 
 def _framed(http: httpx.Client, url: str) -> None:
     size, rest = http.get(url).content.split(b"\r\n", 1)
     body = rest[: int(size, 16)]
     assert rest[len(body) :] == b"\r\n0\r\n\r\n"
-    assert _facts(body) == (4.0, 160, 90, 96)
+    assert _probe(body) == (4.0, 160, 90, 96)
 
 
 def _long_length(http: httpx.Client, url: str) -> None:
     with http.stream("GET", url) as reply:
-        got = bytearray()
+        received = bytearray()
         with contextlib.suppress(httpx.RemoteProtocolError):
             for chunk in reply.iter_raw():
-                got += chunk
-    assert len(got) == int(reply.headers["content-length"]) - 1
-    assert _facts(bytes(got)) == (4.0, 160, 90, 96)
+                received += chunk
+    assert len(received) == int(reply.headers["content-length"]) - 1
+    assert _probe(bytes(received)) == (4.0, 160, 90, 96)
 
 
 def _gif(http: httpx.Client, url: str) -> None:
     reply = http.get(url)
     assert reply.headers["content-type"] == "video/mp4"
     assert reply.content.startswith(b"GIF89a")
-    duration_seconds, *_, frames = _facts(reply.content)
+    duration_seconds, *_, frames = _probe(reply.content)
     assert duration_seconds == pytest.approx(4, abs=0.2)
     assert frames == 32
 
@@ -234,34 +234,34 @@ DOWNLOADS: dict[str, Check] = {
 
 
 @pytest.mark.parametrize("kind", DOWNLOADS)
-def test_damaged_downloads(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+def test_each_download_fault_applies_once(sandbox: SandboxServer, call: Caller, kind: str) -> None:
     url = call.video_url()
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind}))
     assert call.http.head(url).status_code == 200
     DOWNLOADS[kind](call.http, url)
     assert kind in [request.fault for request in sandbox.record.results()]
     assert sandbox.faults.pending() == []
-    assert _facts(call.http.get(url).content) == (4.0, 160, 90, 96)
+    assert _probe(call.http.get(url).content) == (4.0, 160, 90, 96)
 
 
-def test_a_fault_of_downloads_leaves_an_unknown_video_unknown(sandbox: SandboxServer, call: Caller) -> None:
+def test_download_fault_does_not_apply_to_unknown_videos(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="result", kind="cut", times=-1))
     assert call.http.get(f"{sandbox.base_url}/results/task_0/0/video.mp4?expires=1&sig=0").status_code == 403
     assert call.http.get(f"{sandbox.base_url}/results/").status_code == 404
 
 
-def test_a_cut_download_arrives_half_and_can_be_resumed(sandbox: SandboxServer, call: Caller) -> None:
+def test_cut_download_delivers_half_and_can_be_resumed(sandbox: SandboxServer, call: Caller) -> None:
     url = call.video_url()
     whole = call.http.get(url).content
     sandbox.faults.add(Fault(call="result", kind="cut", times=2))
-    got = b""
+    received = b""
     for _ in range(2):
-        with call.http.stream("GET", url, headers={"Range": f"bytes={len(got)}-"}) as reply:
+        with call.http.stream("GET", url, headers={"Range": f"bytes={len(received)}-"}) as reply:
             try:
                 for chunk in reply.iter_raw():
-                    got += chunk
+                    received += chunk
             except httpx.RemoteProtocolError:
                 pass
-    assert len(got) == len(whole) // 2 + (len(whole) - len(whole) // 2) // 2
-    got += call.http.get(url, headers={"Range": f"bytes={len(got)}-"}).content
-    assert got == whole
+    assert len(received) == len(whole) // 2 + (len(whole) - len(whole) // 2) // 2
+    received += call.http.get(url, headers={"Range": f"bytes={len(received)}-"}).content
+    assert received == whole

@@ -1,4 +1,4 @@
-"""Starting and stopping."""
+"""Starting and stopping the sandbox server."""
 
 from __future__ import annotations
 
@@ -25,56 +25,54 @@ from tests.deployments.sandbox.caller import KEY, SUBMIT, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
-def test_the_public_names() -> None:
+def test_public_names_are_exported() -> None:
     assert {"SandboxSettings", "SandboxServer", "Fault", "serve"} <= set(deployments.sandbox.__all__)
 
 
-def leftover(before: set[threading.Thread]) -> set[threading.Thread]:
+def leftover_threads(before: set[threading.Thread]) -> set[threading.Thread]:
     deadline = time.monotonic() + 60
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     return left
 
 
-def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
+def test_server_stops_immediately_with_requests_in_progress(http: httpx.Client) -> None:
     before = set(threading.enumerate())
     failures: list[type[Exception]] = []
-    sample("lake", "jpg")  # painted before: what is measured is the stop
+    sample("lake", "jpg")  # rendered in advance, so that only the stop is measured
     with SandboxServer(SandboxSettings(speed=500, video_height=720)) as sandbox:
         call = Caller(sandbox.base_url, http, KEY)
         sandbox.faults.add(Fault(call="image", kind="endless", times=-1), Fault(call="status", kind="hang", times=-1))
         for number in range(4):
             call.task(prompt=f"rendered while it stops {number}", duration=12)
 
-        def wait_for_ever(url: str) -> None:
+        def wait_forever(url: str) -> None:
             try:
                 httpx.get(url, headers=call.headers, timeout=120, trust_env=False)
             except httpx.TransportError as error:
                 failures.append(type(error))
 
-        addresses = [
-            f"{sandbox.base_url}{path}" for path in ("/samples/lake.jpg", "/api/v1/statusTask/sora-2?taskId=x")
-        ]
-        callers = [threading.Thread(target=wait_for_ever, args=(address,)) for address in addresses]
+        urls = [f"{sandbox.base_url}{path}" for path in ("/samples/lake.jpg", "/api/v1/statusTask/sora-2?taskId=x")]
+        callers = [threading.Thread(target=wait_forever, args=(url,)) for url in urls]
         for caller in callers:
             caller.start()
-        # On a busy machine a task may be processed between two looks.
+        # On a busy machine, a task may go through `processing` between two checks.
         while len(sandbox.record) < 6 or all(task.state == "pending" for task in sandbox.tasks.all()):
             time.sleep(0.01)
         time.sleep(0.2)
         started = time.monotonic()
-    # 0.25 s on a quiet machine; the rest is room for a busy one. Waiting for the callers would take 120.
+    # This takes 0.25 s on a quiet machine, and longer on a busy one. Waiting for the callers would take 120 s.
     assert time.monotonic() - started < 60
     for caller in callers:
         caller.join(60)
     assert len(failures) == 2
-    assert leftover(before) == set()
+    assert leftover_threads(before) == set()
     with pytest.raises(RuntimeError, match="not running"):
         _ = sandbox.base_url
     sandbox.stop()
 
 
-def test_the_temporary_folder_is_removed_and_a_given_one_kept(http: httpx.Client, tmp_path: Path) -> None:
+def test_temporary_folder_is_removed_and_configured_folder_is_kept(http: httpx.Client, tmp_path: Path) -> None:
     def folders() -> set[Path]:
         return set(Path(tempfile.gettempdir()).glob("apixo-sandbox-*"))
 
@@ -91,20 +89,20 @@ def test_the_temporary_folder_is_removed_and_a_given_one_kept(http: httpx.Client
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_two_run_side_by_side(start_sandbox: StartSandbox, http: httpx.Client) -> None:
-    one, other = start_sandbox(), start_sandbox(api_key="another")
-    assert one.base_url != other.base_url
-    task_id = Caller(one.base_url, http, KEY).task()
-    assert Caller(other.base_url, http, "another").status(task_id).status_code == 400
-    assert (len(one.tasks), len(other.tasks)) == (1, 0)
+def test_two_servers_run_independently(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    first, second = start_sandbox(), start_sandbox(api_key="another")
+    assert first.base_url != second.base_url
+    task_id = Caller(first.base_url, http, KEY).task()
+    assert Caller(second.base_url, http, "another").status(task_id).status_code == 400
+    assert (len(first.tasks), len(second.tasks)) == (1, 0)
 
 
-def test_a_taken_port_is_an_error(sandbox: SandboxServer) -> None:
+def test_port_in_use_is_an_error(sandbox: SandboxServer) -> None:
     with pytest.raises(OSError, match="in use"):
         SandboxServer(port=int(sandbox.base_url.rsplit(":", 1)[1])).start()
 
 
-async def test_cutting_needs_uvicorn_and_says_so() -> None:
+async def test_cutting_connections_requires_uvicorn() -> None:
     app = create_app(SandboxState())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sandbox") as client:
         await client.post("/sandbox/faults", json=[{"call": "submit", "kind": "reset_before"}])
@@ -112,7 +110,7 @@ async def test_cutting_needs_uvicorn_and_says_so() -> None:
             await client.post("/api/v1/generateTask/sora-2", json=body())
 
 
-async def test_a_caller_that_hangs_up_while_it_submits_is_sent_nothing() -> None:
+async def test_caller_that_disconnects_during_submit_gets_no_reply() -> None:
     state, sent = SandboxState(), []
     received: list[Message] = [
         {"type": "http.request", "body": b'{"input"', "more_body": True}, {"type": "http.disconnect"}
@@ -131,7 +129,7 @@ async def test_a_caller_that_hangs_up_while_it_submits_is_sent_nothing() -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, number: signal.Signals) -> None:
+def test_foreground_server_exits_cleanly_on_a_signal(http: httpx.Client, number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code = (
@@ -159,7 +157,7 @@ def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, numb
     assert (process.returncode, output) == (0, b"ended\n")
 
 
-def test_many_callers_at_once_get_their_own_answers(sandbox: SandboxServer, http: httpx.Client) -> None:
+def test_concurrent_callers_get_their_own_task_ids(sandbox: SandboxServer, http: httpx.Client) -> None:
     call = Caller(sandbox.base_url, http, KEY)
     ids: list[str] = []
     threads = [threading.Thread(target=lambda: ids.extend(call.task() for _ in range(10))) for _ in range(8)]

@@ -1,4 +1,4 @@
-"""`save_blocks` against a real Prefect server: what is stored, what is kept, and what a secret must never reach."""
+"""`save_blocks` with a real Prefect server: what it creates, what it keeps, and where secrets must not appear."""
 
 import logging
 import re
@@ -41,9 +41,9 @@ def outcomes(saved: list[Saved]) -> dict[str, str]:
     return {f"{item.slug}/{item.name}": item.outcome for item in saved}
 
 
-async def documents(prefect: PrefectClient, name: str) -> list[BlockDocument]:
-    """Everything of this name as whoever may read the API sees it."""
-    found = []
+async def read_documents(prefect: PrefectClient, name: str) -> list[BlockDocument]:
+    """All documents of these blocks, as a reader of Prefect's API sees them, without secrets."""
+    documents = []
     for slug, document in (
         ("apixo-api", name),
         ("video-archive", name),
@@ -51,15 +51,13 @@ async def documents(prefect: PrefectClient, name: str) -> list[BlockDocument]:
         ("secret", f"apixo-callback-secret-{name}"),
     ):
         try:
-            found.append(await prefect.read_block_document_by_name(document, slug, include_secrets=False))
+            documents.append(await prefect.read_block_document_by_name(document, slug, include_secrets=False))
         except ObjectNotFound:
             continue
-    return found
+    return documents
 
 
-async def test_from_nothing_to_blocks_that_load_and_a_second_run_changes_nothing(
-    name: str, prefect: PrefectClient
-) -> None:
+async def test_blocks_are_created_once_and_second_run_changes_nothing(name: str, prefect: PrefectClient) -> None:
     first = await save_blocks(COMPLETE, name=name)
     assert outcomes(first) == {
         f"secret/apixo-api-key-{name}": "created",
@@ -73,14 +71,14 @@ async def test_from_nothing_to_blocks_that_load_and_a_second_run_changes_nothing
     assert archive.secret_key.get_secret_value() == STORE_SECRET
     assert archive.secure
 
-    before = await documents(prefect, name)
+    before = await read_documents(prefect, name)
     second = await save_blocks(COMPLETE, name=name)
     assert set(outcomes(second).values()) == {"unchanged"}
     assert outcomes(second).keys() == outcomes(first).keys()
-    assert await documents(prefect, name) == before
-    # Nothing named at all: what the blocks have is enough.
+    assert await read_documents(prefect, name) == before
+    # Without any variables, the values that the blocks have are enough.
     assert set(outcomes(await save_blocks({}, name=name)).values()) == {"unchanged"}
-    assert await documents(prefect, name) == before
+    assert await read_documents(prefect, name) == before
 
 
 CHANGES = [
@@ -92,7 +90,7 @@ CHANGES = [
 ]
 
 
-async def test_one_changed_variable_updates_only_its_block(name: str, prefect: PrefectClient) -> None:
+async def test_changed_variable_updates_only_its_block(name: str, prefect: PrefectClient) -> None:
     environ = dict(COMPLETE)
     await save_blocks(environ, name=name)
     for variable, value, updated in CHANGES:
@@ -104,7 +102,7 @@ async def test_one_changed_variable_updates_only_its_block(name: str, prefect: P
     assert set(outcomes(await save_blocks(environ, name=name)).values()) == {"unchanged"}
 
 
-async def test_a_new_key_reaches_the_block_that_refers_to_it(name: str, prefect_server: PrefectServer) -> None:
+async def test_new_key_reaches_the_block_that_refers_to_it(name: str, prefect_server: PrefectServer) -> None:
     await save_blocks(COMPLETE, name=name)
     await save_blocks({"APIXO_API_KEY": "THE-NEXT-KEY"}, name=name)
     assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == "THE-NEXT-KEY"
@@ -112,7 +110,7 @@ async def test_a_new_key_reaches_the_block_that_refers_to_it(name: str, prefect_
     assert secret.value.get_secret_value() == "THE-NEXT-KEY"
 
 
-async def test_what_is_not_named_keeps_what_the_block_has(name: str, prefect_server: PrefectServer) -> None:
+async def test_missing_variables_keep_the_values_of_the_block(name: str, prefect_server: PrefectServer) -> None:
     await save_blocks(
         {**COMPLETE, "APIXO_DEADLINE_SECONDS": "99", "APIXO_PRICE_PER_SECOND": "0.5", "MINIO_BUCKET": "mine"}, name=name
     )
@@ -124,7 +122,7 @@ async def test_what_is_not_named_keeps_what_the_block_has(name: str, prefect_ser
     assert archive.secret_key.get_secret_value() == STORE_SECRET
 
 
-async def test_prices_of_models_are_kept_as_json_has_them(name: str, prefect_server: PrefectServer) -> None:
+async def test_model_prices_keep_their_exact_decimals(name: str, prefect_server: PrefectServer) -> None:
     prices = '{"kling-2-6": {"per_second": "0.10"}, "veo-3-1": {"per_video": 3}}'
     await save_blocks({**COMPLETE, "APIXO_PRICES": prices, "APIXO_CURRENCY": "USD"}, name=name)
     api = await load_block(ApixoApi, name)
@@ -133,7 +131,7 @@ async def test_prices_of_models_are_kept_as_json_has_them(name: str, prefect_ser
 
 
 @pytest.mark.parametrize("secure", [{}, {"MINIO_SECURE": ""}, {"MINIO_SECURE": " "}])
-async def test_a_scheme_says_whether_there_is_tls_where_nothing_else_does(
+async def test_url_scheme_decides_tls_if_minio_secure_is_empty(
     secure: dict[str, str], name: str, prefect_server: PrefectServer
 ) -> None:
     await save_blocks({**COMPLETE, **secure, "MINIO_ENDPOINT": "http://127.0.0.1:9000"}, name=name)
@@ -141,8 +139,8 @@ async def test_a_scheme_says_whether_there_is_tls_where_nothing_else_does(
     assert (archive.endpoint, archive.secure) == ("127.0.0.1:9000", False)
 
 
-async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectServer) -> None:
-    """Else setting up a second account would have the first one's videos paid by it."""
+async def test_blocks_of_different_names_have_separate_keys(name: str, prefect_server: PrefectServer) -> None:
+    """Otherwise, setting up a second account would make it pay for the first one's videos."""
     other = unique("other")
     await save_blocks(COMPLETE, name=name)
     await save_blocks({**COMPLETE, "APIXO_API_KEY": "OF-THE-OTHER"}, name=other)
@@ -150,7 +148,7 @@ async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectSe
     assert (await load_block(ApixoApi, other)).api_key.value.get_secret_value() == "OF-THE-OTHER"
 
 
-async def test_the_default_blocks_have_the_documented_names(prefect_server: PrefectServer) -> None:
+async def test_default_blocks_have_the_documented_names(prefect_server: PrefectServer) -> None:
     saved = await save_blocks({**COMPLETE, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET})
     assert list(outcomes(saved)) == [
         "secret/apixo-api-key",
@@ -160,11 +158,11 @@ async def test_the_default_blocks_have_the_documented_names(prefect_server: Pref
     ]
 
 
-async def test_the_callback_secret_is_a_block_of_its_own(name: str, prefect_server: PrefectServer) -> None:
-    named = {**COMPLETE, "APIXO_CALLBACK_URL": "https://callbacks.example.com/"}
+async def test_callback_secret_is_saved_in_its_own_block(name: str, prefect_server: PrefectServer) -> None:
+    environ = {**COMPLETE, "APIXO_CALLBACK_URL": "https://callbacks.example.com/"}
     with pytest.raises(ValidationError, match="callback_url needs callback_secret"):
-        await save_blocks(named, name=name)
-    saved = await save_blocks({**named, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET}, name=name)
+        await save_blocks(environ, name=name)
+    saved = await save_blocks({**environ, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET}, name=name)
     assert outcomes(saved)[f"secret/apixo-callback-secret-{name}"] == "created"
     api = await load_block(ApixoApi, name)
     assert api.callback_secret is not None
@@ -173,44 +171,47 @@ async def test_the_callback_secret_is_a_block_of_its_own(name: str, prefect_serv
     assert set(outcomes(await save_blocks({}, name=name)).values()) == {"unchanged"}
 
 
-async def test_callbacks_are_ended_by_unsetting_their_fields(name: str, prefect_server: PrefectServer) -> None:
+async def test_callbacks_are_disabled_by_resetting_their_fields(name: str, prefect_server: PrefectServer) -> None:
     environ = {"APIXO_CALLBACK_URL": "https://c.example.com", "APIXO_CALLBACK_SECRET": "a random text of length"}
     await save_blocks({**COMPLETE, **environ}, name=name)
-    ended = await save_blocks(COMPLETE, name=name, reset=["callback_url", "callback_secret"])
-    assert outcomes(ended)[f"apixo-api/{name}"] == "updated"
+    unset = await save_blocks(COMPLETE, name=name, reset=["callback_url", "callback_secret"])
+    assert outcomes(unset)[f"apixo-api/{name}"] == "updated"
     api = await load_block(ApixoApi, name)
     assert (api.callback_url, api.callback_secret) == (None, None)
     with pytest.raises(SetupError, match=r"No optional field is called api_key, x\. There are: allow_private_hosts, "):
         await save_blocks(COMPLETE, name=name, reset=["x", "api_key"])
 
 
-async def test_a_key_of_digits_or_json_is_kept_letter_by_letter(name: str, prefect_server: PrefectServer) -> None:
+async def test_key_of_digits_or_json_is_kept_verbatim(name: str, prefect_server: PrefectServer) -> None:
     for text in ("0123456", '{"käse": 1}'):
-        named = {**COMPLETE, "APIXO_API_KEY": text, "MINIO_SECRET_KEY": text}
-        await save_blocks(named, name=name)
-        assert set(outcomes(await save_blocks(named, name=name)).values()) == {"unchanged"}
+        environ = {**COMPLETE, "APIXO_API_KEY": text, "MINIO_SECRET_KEY": text}
+        await save_blocks(environ, name=name)
+        assert set(outcomes(await save_blocks(environ, name=name)).values()) == {"unchanged"}
         assert (await load_block(VideoArchive, name)).secret_key.get_secret_value() == text
         secret: Secret[Any] = (await load_block(ApixoApi, name)).api_key
         assert secret.value.get_secret_value() == text
 
 
 @pytest.mark.parametrize("variable", COMPLETE)
-async def test_what_is_required_and_missing_is_named(variable: str, name: str, prefect: PrefectClient) -> None:
-    for environ in (COMPLETE | {variable: "  "}, {named: COMPLETE[named] for named in COMPLETE if named != variable}):
+async def test_missing_required_variable_is_named(variable: str, name: str, prefect: PrefectClient) -> None:
+    for environ in (
+        COMPLETE | {variable: "  "},
+        {item: COMPLETE[item] for item in COMPLETE if item != variable},
+    ):
         with pytest.raises(SetupError, match=variable) as caught:
             await save_blocks(environ, name=name)
         assert all(other not in str(caught.value) for other in COMPLETE if other != variable)
         assert "sora setup" in str(caught.value)
-    assert await documents(prefect, name) == []
+    assert await read_documents(prefect, name) == []
 
 
-async def test_all_that_is_missing_is_named_at_once(name: str, prefect_server: PrefectServer) -> None:
+async def test_all_missing_variables_are_named_at_once(name: str, prefect_server: PrefectServer) -> None:
     with pytest.raises(SetupError) as caught:
         await save_blocks({}, name=name)
     assert all(variable in str(caught.value) for variable in COMPLETE)
 
 
-async def test_a_person_is_asked_for_what_is_missing_and_nothing_else(name: str, prefect_server: PrefectServer) -> None:
+async def test_setup_prompts_only_for_missing_variables(name: str, prefect_server: PrefectServer) -> None:
     requested: dict[str, tuple[str, bool]] = {}
 
     def ask(variable: str, description: str, secret: bool) -> str:
@@ -231,13 +232,13 @@ async def test_a_person_is_asked_for_what_is_missing_and_nothing_else(name: str,
     assert requested == {}
 
 
-async def test_an_empty_answer_counts_as_missing(name: str, prefect: PrefectClient) -> None:
+async def test_empty_answer_counts_as_missing(name: str, prefect: PrefectClient) -> None:
     with pytest.raises(SetupError, match="MINIO_ENDPOINT"):
         await save_blocks({"APIXO_API_KEY": API_KEY}, name=name, ask=lambda *_: "  ")
-    assert await documents(prefect, name) == []
+    assert await read_documents(prefect, name) == []
 
 
-async def test_secrets_are_in_no_document_no_log_and_no_output(
+async def test_secrets_do_not_appear_in_documents_logs_or_output(
     name: str,
     prefect: PrefectClient,
     caplog: pytest.LogCaptureFixture,
@@ -247,27 +248,27 @@ async def test_secrets_are_in_no_document_no_log_and_no_output(
     saved = await save_blocks(
         {**COMPLETE, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET, "APIXO_CALLBACK_URL": "https://c.example.com"}, name=name
     )
-    found = await documents(prefect, name)
-    assert len(found) == 4
-    reported = [document.model_dump_json() for document in found]
-    reported += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
-    reported.append(repr(await load_block(VideoArchive, name)))
-    assert not [text for text in reported if "VERY-SECRET" in text]
-    # The API block refers to the Secret block instead of holding a copy.
-    references = found[0].block_document_references
+    documents = await read_documents(prefect, name)
+    assert len(documents) == 4
+    texts = [document.model_dump_json() for document in documents]
+    texts += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
+    texts.append(repr(await load_block(VideoArchive, name)))
+    assert not [text for text in texts if "VERY-SECRET" in text]
+    # The API block refers to the Secret blocks instead of holding copies.
+    references = documents[0].block_document_references
     assert set(references) == {"api_key", "callback_secret"}
 
 
-BAD_VALUES = [
+INVALID_VALUES = [
     ("APIXO_DEADLINE_SECONDS", "soon", "deadline_seconds", "valid number"),
     ("APIXO_PRICES", "kling-2-6: 0.5", "prices", "JSON object"),
     ("MINIO_BUCKET", "No Such", "bucket", "lowercase"),
 ]
-"""All other rules are the blocks' own."""
+"""Values of the wrong type, and one that breaks a rule of the block. The blocks' own tests cover the other rules."""
 
 
-@pytest.mark.parametrize(("variable", "value", "field", "message"), BAD_VALUES)
-async def test_a_bad_value_is_named_and_nothing_is_saved(
+@pytest.mark.parametrize(("variable", "value", "field", "message"), INVALID_VALUES)
+async def test_invalid_value_is_named_and_nothing_is_saved(
     variable: str, value: str, field: str, message: str, name: str, prefect: PrefectClient
 ) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -276,20 +277,20 @@ async def test_a_bad_value_is_named_and_nothing_is_saved(
     assert problem["loc"] == (field,)
     assert message in problem["msg"]
     assert "SECRET" not in str(caught.value)
-    assert await documents(prefect, name) == []
+    assert await read_documents(prefect, name) == []
 
 
-async def test_a_bad_value_does_not_change_what_is_set_up_in_part(name: str, prefect: PrefectClient) -> None:
+async def test_invalid_value_leaves_existing_blocks_unchanged(name: str, prefect: PrefectClient) -> None:
     await save_blocks(COMPLETE, name=name)
-    kept = await documents(prefect, name)
+    kept = await read_documents(prefect, name)
     with pytest.raises(ValidationError):
         await save_blocks({"APIXO_API_KEY": "sk-NEXT-SECRET", "MINIO_BUCKET": "No Such"}, name=name)
-    assert await documents(prefect, name) == kept
+    assert await read_documents(prefect, name) == kept
     assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == API_KEY
 
 
 async def save_from_the_ui(prefect: PrefectClient, name: str, **changed: Any) -> None:
-    """The form of the UI knows types, but not the block's own rules."""
+    """Saves a block as the UI does. The UI's form checks types, but not the block's own validators."""
     document = await prefect.read_block_document_by_name(name, "apixo-api", include_secrets=True)
     references = {
         field: {"$ref": {"block_document_id": str(reference["block_document"]["id"])}}
@@ -301,7 +302,7 @@ async def save_from_the_ui(prefect: PrefectClient, name: str, **changed: Any) ->
     )
 
 
-async def test_a_block_that_the_ui_saved_wrong_is_reported_without_its_secrets_and_set_up_again(
+async def test_invalid_block_from_ui_is_reported_without_secrets_and_repaired_by_setup(
     name: str, prefect: PrefectClient
 ) -> None:
     await save_blocks(COMPLETE, name=name)

@@ -1,4 +1,4 @@
-"""What is deployed: that it fits the code, that no event can vanish, and that nothing pays by itself."""
+"""The deployments: they match the code, no event is lost, and nothing pays without being started."""
 
 import inspect
 import os
@@ -34,16 +34,16 @@ TRIGGERS = [(item, trigger) for item in DEPLOYMENTS for trigger in item.get("tri
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: item["name"])
-def test_every_deployment_names_a_flow_and_parameters_that_exist(
+def test_every_deployment_uses_an_existing_flow_and_parameters(
     deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(deploy.ROOT)
     flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
     parameters = set(inspect.signature(flow.fn).parameters)
-    given = {*deployment.get("parameters", {})}
+    used = {*deployment.get("parameters", {})}
     for trigger in deployment.get("triggers", ()):
-        given |= {*trigger["parameters"]}
-    assert given <= parameters
+        used |= {*trigger["parameters"]}
+    assert used <= parameters
     (wanted,) = [item for item in WANTED if item.name == deployment["name"]]
     assert wanted.flow == flow.name
     assert deployment["description"]
@@ -53,7 +53,9 @@ def test_every_deployment_names_a_flow_and_parameters_that_exist(
 
 
 @pytest.mark.parametrize(("deployment", "trigger"), TRIGGERS, ids=lambda item: item["name"])
-def test_no_expression_of_a_trigger_can_fail_without_a_run(deployment: dict[str, Any], trigger: dict[str, Any]) -> None:
+def test_trigger_expressions_cannot_fail_before_a_run_exists(
+    deployment: dict[str, Any], trigger: dict[str, Any]
+) -> None:
     def expressions(value: object) -> list[str]:
         if isinstance(value, dict):
             return [found for part in value.values() for found in expressions(part)]
@@ -65,8 +67,8 @@ def test_no_expression_of_a_trigger_can_fail_without_a_run(deployment: dict[str,
         assert deployment["enforce_parameter_schema"] is False
 
 
-def test_only_what_events_start_takes_parameters_unchecked() -> None:
-    """A person's mistake is refused in the form, before there is a run."""
+def test_only_event_deployments_accept_unchecked_parameters() -> None:
+    """For all others, Prefect rejects invalid parameters before it creates a run."""
     tolerant = [item["name"] for item in DEPLOYMENTS if not item.get("enforce_parameter_schema", True)]
     assert tolerant == ["generate-video-on-event", "after-storyboard"]
 
@@ -80,8 +82,8 @@ def test_only_what_events_start_takes_parameters_unchecked() -> None:
         '{"__prefect_kind": "workspace_variable", "variable_name": "x"}',
     ],
 )
-def test_a_prompt_in_an_event_is_no_template_and_stays_what_it_was(prompt: str) -> None:
-    """Prefect fills in the parameters when the event comes, and looks for placeholders again when it makes the run."""
+def test_prompt_in_an_event_is_not_rendered_as_a_template(prompt: str) -> None:
+    """Prefect renders the parameters when the event arrives, and looks for placeholders again when creating the run."""
     parameters = {"scene": prompt}
     context = {
         "event": SimpleNamespace(id="an-id", payload={"request": {"prompt": prompt}}),
@@ -93,22 +95,24 @@ def test_a_prompt_in_an_event_is_no_template_and_stays_what_it_was(prompt: str) 
                 {"request": trigger["parameters"]["request"]},
                 HydrationContext(render_jinja=True, render_workspace_variables=True, jinja_context=context),
             )
-            made = hydrate(filled, HydrationContext(render_workspace_variables=True))
-            assert made["request"]["prompt"] == prompt
-            assert "duration" not in made["request"]
+            parameters_of_run = hydrate(filled, HydrationContext(render_workspace_variables=True))
+            assert parameters_of_run["request"]["prompt"] == prompt
+            assert "duration" not in parameters_of_run["request"]
 
 
-def test_only_the_short_collector_has_a_concurrency_limit() -> None:
+def test_only_the_collector_has_a_concurrency_limit() -> None:
     limits = {item["name"]: item["concurrency_limit"] for item in DEPLOYMENTS if "concurrency_limit" in item}
-    assert limits == {"collect-videos": {"limit": 1, "collision_strategy": "ENQUEUE"}}  # none is shown as cancelled
+    assert limits == {
+        "collect-videos": {"limit": 1, "collision_strategy": "ENQUEUE"}
+    }  # so no run is shown as cancelled
 
 
-def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:
+def test_only_the_collector_has_an_active_schedule() -> None:
     active = [item["name"] for item in DEPLOYMENTS for plan in item.get("schedules", ()) if plan.get("active", True)]
     assert active == ["collect-videos"]
 
 
-def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_start_runs() -> None:
+def test_main_deployments_cannot_pay_by_default_and_listen_only_to_own_events() -> None:
     names = [
         "generate-video",
         "generate-video-on-event",
@@ -124,11 +128,14 @@ def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_st
     with pytest.raises(ValidationError, match="prompt"):
         VideoRequest.model_validate(defaults["generate-video-on-event"]["request"])
     assert [item["name"] for item in MAIN if item.get("schedules")] == ["collect-videos"]
-    heard = {item["name"]: trigger["expect"] for item in MAIN for trigger in item.get("triggers", ())}
-    assert heard == {"generate-video-on-event": ["sora.video.requested"], "collect-videos": ["apixo.task.finished"]}
+    expected_events = {item["name"]: trigger["expect"] for item in MAIN for trigger in item.get("triggers", ())}
+    assert expected_events == {
+        "generate-video-on-event": ["sora.video.requested"],
+        "collect-videos": ["apixo.task.finished"],
+    }
 
 
-def test_the_commented_schedule_works_once_it_is_no_comment() -> None:
+def test_commented_schedule_is_valid_when_uncommented() -> None:
     lines = [line.replace("    # ", "    ", 1) for line in TEXTS[deploy.MAIN].splitlines()]
     start = next(
         number for number, line in enumerate(lines) if line == "    schedules:" and "spring" in lines[number + 3]
@@ -140,21 +147,21 @@ def test_the_commented_schedule_works_once_it_is_no_comment() -> None:
     )
     (batch,) = [item for item in yaml.safe_load("\n".join(text))["deployments"] if item["name"] == "generate-batch"]
     (schedule,) = batch["schedules"]
-    made = DeploymentScheduleCreate.model_validate(
+    created = DeploymentScheduleCreate.model_validate(
         {"schedule": {"cron": schedule["cron"], "timezone": schedule["timezone"]}}
         | {name: schedule[name] for name in ("slug", "active", "parameters")}
     )
-    assert made.active
-    assert made.parameters.keys() <= inspect.signature(generate_batch.fn).parameters.keys()
-    assert calendar_key(made.parameters["calendar"]) == made.slug
+    assert created.active
+    assert created.parameters.keys() <= inspect.signature(generate_batch.fn).parameters.keys()
+    assert calendar_key(created.parameters["calendar"]) == created.slug
 
 
-def test_the_example_calendar_is_where_the_deployment_looks_for_it() -> None:
+def test_example_calendar_exists_at_the_deployments_path() -> None:
     (batch,) = [item for item in EXAMPLES if item["name"] == "example-batch"]
     assert (deploy.ROOT / batch["parameters"]["calendar"]).is_file()
 
 
-def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
+def test_code_version_changes_only_with_the_code(tmp_path: Path) -> None:
     for part in ("prefect.yaml", "flows", "apixo", "deployments"):
         source = deploy.ROOT / part
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -171,8 +178,8 @@ def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
     assert deploy.code_version(tmp_path) != before
 
 
-def test_the_version_looks_into_no_data_beside_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """README has MinIO keep its data in the checkout: a folder for each video."""
+def test_code_version_does_not_read_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README has MinIO keep its data in the checkout, with a folder for each video."""
     shutil.copy(deploy.ROOT / deploy.MAIN, tmp_path)
     for folder in ("deployments/examples", "minio-data/videos"):
         (tmp_path / folder).mkdir(parents=True)
@@ -180,25 +187,23 @@ def test_the_version_looks_into_no_data_beside_the_code(tmp_path: Path, monkeypa
     listed: list[str] = []
     scandir = os.scandir
 
-    def noted(path: str) -> Any:
+    def recording_scandir(path: str) -> Any:
         listed.append(str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", noted)
+    monkeypatch.setattr(os, "scandir", recording_scandir)
     deploy.code_version(tmp_path)
     assert listed
     assert not [path for path in listed if "minio-data" in path]
 
 
-async def test_without_prefect_yaml_it_says_where_to_deploy_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_deploy_without_prefect_yaml_is_a_setup_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
     with pytest.raises(SetupError, match=r"no prefect\.yaml"):
         await deploy.deploy(deploy.MAIN)
 
 
-OLD = """
+OLD_PREFECT_YAML = """
 deployments:
   - name: generate-batch
     version: old
@@ -214,46 +219,48 @@ deployments:
 
 @pytest.fixture
 def server(prefect_server: PrefectServer, forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's server, for the commands of Prefect's that a deployment starts too; those are forked."""
+    """Uses the session's server, also for the Prefect commands that a deployment runs. Those are forked."""
     monkeypatch.setattr(deploy, "PREFECT", forks.command("prefect"))
     for name, value in prefect_server.environment.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("server")
-async def test_an_upgrade_takes_away_what_could_pay_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect itself would leave the schedules as they are where prefect.yaml has none."""
+async def test_upgrade_removes_old_schedules_and_triggers_but_keeps_user_schedules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect itself would keep existing schedules if prefect.yaml has none."""
     for part in ("flows", "deployments"):
         (tmp_path / part).symlink_to(deploy.ROOT / part)
     (batch,) = [item for item in MAIN if item["name"] == "generate-batch"]
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
-    (tmp_path / deploy.MAIN).write_text(OLD)
+    (tmp_path / deploy.MAIN).write_text(OLD_PREFECT_YAML)
     await deploy.deploy(deploy.MAIN)
     name = "generate-batch/generate-batch"
     async with get_client() as client:
-        found = await client.read_deployment_by_name(name)
-        assert found.parameters["calendar"]
-        assert [(item.slug, item.active) for item in found.schedules] == [("every-morning", True)]
-        theirs = DeploymentScheduleCreate(
+        deployment = await client.read_deployment_by_name(name)
+        assert deployment.parameters["calendar"]
+        assert [(item.slug, item.active) for item in deployment.schedules] == [("every-morning", True)]
+        user_schedule = DeploymentScheduleCreate(
             schedule=CronSchedule(cron="0 7 * * *"), active=False, parameters={"calendar": "mine.csv"}
         )
-        await client.create_deployment_schedules(found.id, [theirs])
+        await client.create_deployment_schedules(deployment.id, [user_schedule])
         (tmp_path / deploy.MAIN).write_text(yaml.safe_dump({"deployments": [batch]}))
         saved = await deploy.deploy(deploy.MAIN)
         assert Saved("schedule", "generate-batch: every-morning", "removed") in saved
-        found = await client.read_deployment_by_name(name)
-        assert found.parameters == {}
-        assert [(item.slug, item.active, item.parameters) for item in found.schedules] == [
+        deployment = await client.read_deployment_by_name(name)
+        assert deployment.parameters == {}
+        assert [(item.slug, item.active, item.parameters) for item in deployment.schedules] == [
             (None, False, {"calendar": "mine.csv"})
         ]
         assert await client.read_automations_by_name("sora-old") == []
-        again = await deploy.deploy(deploy.MAIN)
-        assert {item.outcome for item in again} == {"unchanged"}
-        await client.delete_deployment(found.id)
+        second_run = await deploy.deploy(deploy.MAIN)
+        assert {item.outcome for item in second_run} == {"unchanged"}
+        await client.delete_deployment(deployment.id)
 
 
 @pytest.mark.usefixtures("server")
-async def test_the_examples_are_deployed_alone() -> None:
+async def test_examples_are_deployed_separately() -> None:
     for outcome in ("created", "unchanged"):
         saved = await deploy.deploy(deploy.EXAMPLES)
         assert {(item.name, item.outcome) for item in saved if item.slug == "deployment"} == {
@@ -282,13 +289,13 @@ async def test_the_examples_are_deployed_alone() -> None:
         ({}, {"key": "an-id", "request": {}, "wait": False}),
     ],
 )  # fmt: skip
-def test_what_is_null_or_empty_in_an_event_is_absent(payload: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_null_or_empty_event_fields_count_as_absent(payload: dict[str, Any], expected: dict[str, Any]) -> None:
     (trigger,) = [trigger for item, trigger in TRIGGERS if item["name"] == "generate-video-on-event"]
     context = {"event": SimpleNamespace(id="an-id", payload=payload)}
     templates = {
         name: {"__prefect_kind": "jinja", "template": value} if isinstance(value, str) else value
         for name, value in trigger["parameters"].items()
     }
-    made = hydrate(templates, HydrationContext(render_jinja=True, jinja_context=context))
-    made["wait"] = TypeAdapter(bool).validate_python(made["wait"])  # as the flow takes it
-    assert made == expected
+    rendered = hydrate(templates, HydrationContext(render_jinja=True, jinja_context=context))
+    rendered["wait"] = TypeAdapter(bool).validate_python(rendered["wait"])  # as the flow validates it
+    assert rendered == expected

@@ -1,4 +1,4 @@
-"""Notifications by Prefect's automations, to a webhook on loopback."""
+"""Notifications that Prefect's automations send to a webhook on loopback."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.support.waiting import until
 
 
 class Hook:
-    """A webhook on loopback. `lost`: Prefect gives a message up after five seconds, even while it sends."""
+    """A webhook on loopback. `lost` has incomplete requests: Prefect gives up after five seconds, even mid-request."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -51,22 +51,22 @@ class Hook:
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
-    made = Hook()
-    thread = threading.Thread(target=made.server.serve_forever)
+    webhook = Hook()
+    thread = threading.Thread(target=webhook.server.serve_forever)
     thread.start()
-    yield made
-    made.server.shutdown()
+    yield webhook
+    webhook.server.shutdown()
     thread.join()
-    made.server.server_close()
+    webhook.server.server_close()
 
 
-async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_nothing(
+async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing(
     prefect_server: PrefectServer, hook: Hook
 ) -> None:
-    made = await notify(f"webhook:{hook.url}", {})
-    assert [item.outcome for item in made] == ["created"] * (1 + len(MESSAGES))
-    again = await notify("webhook", {"SORA_NOTIFY_URL": hook.url})
-    assert [item.outcome for item in again] == ["unchanged"] * (1 + len(MESSAGES))
+    first_run = await notify(f"webhook:{hook.url}", {})
+    assert [item.outcome for item in first_run] == ["created"] * (1 + len(MESSAGES))
+    second_run = await notify("webhook", {"SORA_NOTIFY_URL": hook.url})
+    assert [item.outcome for item in second_run] == ["unchanged"] * (1 + len(MESSAGES))
     async with get_client() as client:
         automations = [
             found
@@ -75,9 +75,11 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
         ]
         documents = await client.read_block_documents(include_secrets=False)
     assert len(automations) == len(MESSAGES)
-    for shown in (*made, *automations, *documents):
+    for shown in (*first_run, *automations, *documents):
         assert "very-secret" not in str(shown)
-    await asyncio.to_thread(EventsWorker.drain_all, timeout=60)  # in the loop itself it would only promise to
+    await asyncio.to_thread(
+        EventsWorker.drain_all, timeout=60
+    )  # called in the event loop, it would only return an awaitable
     unclear = lose(claimed())
     problem = Problem(kind="InsufficientBalanceError", code="402", message="The balance is too low.")
     emit("failed", fail(submit(claimed()), code="CONTENT_VIOLATION"), fail_code="CONTENT_VIOLATION")
@@ -91,7 +93,7 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
         return len(hook.received) + len(hook.lost) == len(MESSAGES)
 
     await until(received, what="all messages")
-    got = {item["event"]: item for item in hook.received}
+    messages = {item["event"]: item for item in hook.received}
     for event, subject, text in (
         ("sora.generation.failed", "A video failed: kite", "APIXO says CONTENT_VIOLATION."),
         (
@@ -107,21 +109,21 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
         ),
         ("sora.budget.low", "80 % of the budget of 2026-11 is spent", "41.20 of 50 USD"),
     ):
-        if event not in got and hook.lost:
+        if event not in messages and hook.lost:
             continue
-        assert got[event]["subject"] == subject
-        assert text in got[event]["text"]
-        print(f"\n{got[event]['subject']}\n{got[event]['text']}")
+        assert messages[event]["subject"] == subject
+        assert text in messages[event]["text"]
+        print(f"\n{messages[event]['subject']}\n{messages[event]['text']}")
         if event.startswith("sora.generation."):
-            assert KITE.prompt[:100] in got[event]["text"]
+            assert KITE.prompt[:100] in messages[event]["text"]
             ui_url = prefect_server.api_url.removesuffix("/api")
-            assert f"What happened: {ui_url}/artifacts/key/video-kite" in got[event]["text"]
+            assert f"What happened: {ui_url}/artifacts/key/video-kite" in messages[event]["text"]
     assert len(hook.received) + len(hook.lost) == len(MESSAGES)
     assert len(hook.received) > 0
 
 
 @pytest.mark.parametrize(("state", "paid"), [("unconfirmed", False), ("submitted", True), ("succeeded", True)])
-def test_a_video_that_is_not_archived_is_called_paid_only_if_it_is(state: str, paid: bool) -> None:
+def test_expiring_message_says_paid_only_if_the_video_is(state: str, paid: bool) -> None:
     (message,) = [item for item in MESSAGES if item.name == "expiring"]
     event = {"payload": {"key": "kite", "state": state, "request": {}}}
     subject, body = (Template(text).render(event=event) for text in (message.subject, message.body))
@@ -130,16 +132,16 @@ def test_a_video_that_is_not_archived_is_called_paid_only_if_it_is(state: str, p
 
 
 @pytest.mark.parametrize("wanted", ["pigeon:https://x", "https://hooks.slack.com/secret", "", "slack", "slack:"])
-def test_what_cannot_be_reached_is_refused_without_repeating_it(wanted: str) -> None:
-    with pytest.raises(SetupError) as refused:
+def test_invalid_notification_target_is_rejected_without_echoing_it(wanted: str) -> None:
+    with pytest.raises(SetupError) as rejected:
         parse(wanted, {})
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(rejected.value)
 
 
 @pytest.mark.parametrize(
     "wanted", ["slack:not-an-address-secret", "discord:https://discord.com/secret", "email:ann@example.com"]
 )
-async def test_an_address_that_is_none_is_refused_without_repeating_it(wanted: str) -> None:
-    with pytest.raises(SetupError) as refused:
+async def test_invalid_notification_url_is_rejected_without_echoing_it(wanted: str) -> None:
+    with pytest.raises(SetupError) as rejected:
         await notify(wanted, {})
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(rejected.value)

@@ -1,4 +1,4 @@
-"""What a person did to a schedule survives a new deployment."""
+"""A user's changes to schedules survive a new deployment."""
 
 from datetime import timedelta
 from typing import Any, cast
@@ -18,12 +18,12 @@ MORNING = CronSchedule(cron="0 6 * * *", timezone="UTC")
 NOON = CronSchedule(cron="0 12 * * *", timezone="UTC")
 
 
-def schedule(**fields: Any) -> DeploymentSchedule:
+def make_schedule(**fields: Any) -> DeploymentSchedule:
     return DeploymentSchedule.model_validate({"id": uuid4(), "schedule": MORNING, "active": False, **fields})
 
 
-class Server:
-    """What a deployment has on a server, and what is done to it."""
+class FakeServer:
+    """A fake Prefect client that has a deployment's schedules and records the changes to them."""
 
     def __init__(self, *schedules: DeploymentSchedule) -> None:
         self.schedules = schedules
@@ -44,51 +44,53 @@ class Server:
 
 
 @pytest.mark.parametrize("active", [True, False])
-async def test_one_of_prefect_yaml_stays_on_or_off_even_when_its_time_changed(active: bool) -> None:
-    before = schedule(slug="daily", active=active)
-    after = schedule(slug="daily", schedule=NOON, active=not active)
-    assert await Server(after).keep(before) == [(after.id, active)]
-    assert await Server(schedule(slug="daily", active=active)).keep(before) == []
+async def test_schedule_of_prefect_yaml_stays_on_or_off_when_its_time_changes(active: bool) -> None:
+    before = make_schedule(slug="daily", active=active)
+    after = make_schedule(slug="daily", schedule=NOON, active=not active)
+    assert await FakeServer(after).keep(before) == [(after.id, active)]
+    assert await FakeServer(make_schedule(slug="daily", active=active)).keep(before) == []
 
 
-async def test_one_that_prefect_yaml_no_longer_has_is_gone_and_a_new_one_is_as_written() -> None:
-    assert await Server(schedule(slug="new")).keep(schedule(slug="old", active=True)) == []
+async def test_removed_schedule_is_not_restored_and_new_one_is_unchanged() -> None:
+    assert await FakeServer(make_schedule(slug="new")).keep(make_schedule(slug="old", active=True)) == []
 
 
-async def test_one_that_a_person_made_is_made_again_with_all_that_it_had() -> None:
-    theirs = schedule(schedule=NOON, active=True, parameters={"calendar": "mine.csv"}, max_scheduled_runs=2)
-    assert await Server(schedule(slug="daily")).keep(theirs) == [(NOON, True, {"calendar": "mine.csv"}, 2)]
-    assert await Server(theirs).keep(theirs) == []
+async def test_schedule_created_by_a_user_is_recreated_with_all_its_fields() -> None:
+    user_schedule = make_schedule(schedule=NOON, active=True, parameters={"calendar": "mine.csv"}, max_scheduled_runs=2)
+    assert await FakeServer(make_schedule(slug="daily")).keep(user_schedule) == [
+        (NOON, True, {"calendar": "mine.csv"}, 2)
+    ]
+    assert await FakeServer(user_schedule).keep(user_schedule) == []
 
 
-async def test_a_server_has_them_as_before(prefect_server: PrefectServer) -> None:
+async def test_schedules_are_restored_on_a_real_server(prefect_server: PrefectServer) -> None:
     async with get_client() as client:
         flow_id = await client.create_flow_from_name(unique("flow"))
-        made = await client.create_deployment(
+        deployment_id = await client.create_deployment(
             flow_id=flow_id,
             name=unique("deployment"),
             schedules=[DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily")],
         )
-        (ours,) = await client.read_deployment_schedules(made)
-        await client.update_deployment_schedule(made, ours.id, active=True)
+        (daily_schedule,) = await client.read_deployment_schedules(deployment_id)
+        await client.update_deployment_schedule(deployment_id, daily_schedule.id, active=True)
         hourly = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
-        await client.create_deployment_schedules(made, [hourly])
-        before = await client.read_deployment_schedules(made)
+        await client.create_deployment_schedules(deployment_id, [hourly])
+        before = await client.read_deployment_schedules(deployment_id)
         for found in before:
-            await client.delete_deployment_schedule(made, found.id)
+            await client.delete_deployment_schedule(deployment_id, found.id)
         await client.create_deployment_schedules(
-            made,
+            deployment_id,
             [
                 DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily"),
                 DeploymentScheduleCreate(schedule=NOON, active=True, slug="no longer in prefect.yaml"),
             ],
         )
-        kept = await keep_schedules(client, made, before, {"daily"})
-        now = {found.slug: found for found in await client.read_deployment_schedules(made)}
+        kept = await keep_schedules(client, deployment_id, before, {"daily"})
+        now = {found.slug: found for found in await client.read_deployment_schedules(deployment_id)}
     assert sorted(kept) == [
         ("created by a user", "kept"), ("daily", "stays on"), ("no longer in prefect.yaml", "removed"),
     ]  # fmt: skip
     assert {slug: found.active for slug, found in now.items()} == {"daily": True, None: True}
-    theirs = now[None].schedule
-    assert isinstance(theirs, IntervalSchedule)
-    assert theirs.interval == timedelta(hours=1)
+    hourly_schedule = now[None].schedule
+    assert isinstance(hourly_schedule, IntervalSchedule)
+    assert hourly_schedule.interval == timedelta(hours=1)

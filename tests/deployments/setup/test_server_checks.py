@@ -1,4 +1,4 @@
-"""What the doctor says of the Prefect server's side."""
+"""The checks of `sora doctor` that concern the Prefect server."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,51 +21,51 @@ from tests.support import unique
 from tests.support.store_gate import StoreGate
 
 
-async def _worker() -> Finding:
+async def _check_worker() -> Finding:
     (found,) = [finding for finding in await server_checks.check_server() if finding.name == "worker"]
     return found
 
 
-async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
+async def test_missing_pool_and_missing_worker_are_warnings_until_a_worker_runs(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = unique("doctor")
     monkeypatch.setattr(server_checks, "POOL", pool)
-    missing = await _worker()
+    missing = await _check_worker()
     assert missing.outcome == "warning"
     assert f"There is no work pool '{pool}'" in missing.detail
     async with get_client() as client:
         await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        idle = await _worker()
+        idle = await _check_worker()
         assert idle.outcome == "warning"
         assert f"prefect worker start --pool {pool}" in idle.detail
         await client.send_worker_heartbeat(pool, "one", heartbeat_interval_seconds=30)
-    assert (await _worker()).outcome == "ok"
+    assert (await _check_worker()).outcome == "ok"
 
 
-async def test_a_proxy_that_passes_no_events_on_is_found(prefect_server: PrefectServer) -> None:
-    async def found() -> Finding:
-        (one,) = [finding for finding in await server_checks.check_server() if finding.name == "events"]
-        return one
+async def test_proxy_that_blocks_websockets_is_detected(prefect_server: PrefectServer) -> None:
+    async def check_events() -> Finding:
+        (found,) = [finding for finding in await server_checks.check_server() if finding.name == "events"]
+        return found
 
     proxy = StoreGate(prefect_server.url.removeprefix("http://"))
     with proxy, temporary_settings({PREFECT_API_URL: f"http://{proxy.endpoint}/api"}):
-        assert (await found()).outcome == "ok"
+        assert (await check_events()).outcome == "ok"
         proxy.shut = lambda data: b"upgrade: websocket" in data.lower()
-        blocked = await found()
+        blocked = await check_events()
     assert blocked.outcome == "error"
     assert "pass WebSockets on" in blocked.detail
 
 
-async def test_a_collector_whose_turn_died_with_its_machine_is_found(
+async def test_collector_blocked_by_a_dead_run_is_detected(
     prefect: PrefectClient, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restarted server has forgotten the lease, so the turn does not come back by itself."""
+    """A restarted server has forgotten the run's lease, so it never frees the concurrency slot by itself."""
     monkeypatch.setattr(server_checks, "COLLECTOR", name := unique("collect"))
 
-    async def found() -> Finding:
-        (one,) = [finding for finding in await server_checks.check_server() if finding.name == "collector"]
-        return one
+    async def check_collector() -> Finding:
+        (found,) = [finding for finding in await server_checks.check_server() if finding.name == "collector"]
+        return found
 
     deployment_id = await prefect.create_deployment(
         await prefect.create_flow_from_name(name), name, concurrency_limit=1
@@ -75,15 +75,15 @@ async def test_a_collector_whose_turn_died_with_its_machine_is_found(
         await prefect.create_flow_run_from_deployment(deployment_id, state=Scheduled(scheduled_time=yesterday))
         for _ in range(2)
     ]
-    assert (await found()).outcome == "ok"
+    assert (await check_collector()).outcome == "ok"
     assert [await state_after(prefect, run.id, Pending()) for run in runs] == ["Pending", "AwaitingConcurrencySlot"]
     monkeypatch.setattr(server_checks, "WAITS_AT_MOST", timedelta())
-    stuck = await found()
+    stuck = await check_collector()
     assert stuck.outcome == "error"
     assert f"the turn of {runs[0].name!r}" in stuck.detail
-    assert await state_after(prefect, runs[0].id, Crashed()) == "Crashed"  # as it says
+    assert await state_after(prefect, runs[0].id, Crashed()) == "Crashed"  # as the finding recommends
     assert await state_after(prefect, runs[1].id, Pending()) == "Pending"
-    assert (await found()).outcome == "ok"
+    assert (await check_collector()).outcome == "ok"
 
 
 async def state_after(prefect: PrefectClient, run_id: UUID, proposed: State) -> str:
@@ -91,7 +91,7 @@ async def state_after(prefect: PrefectClient, run_id: UUID, proposed: State) -> 
     return (result.state.name if result.state else None) or ""
 
 
-async def test_a_package_that_is_no_checkout_has_no_prefect_yaml_to_compare(
+async def test_deployments_are_not_compared_outside_a_checkout(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(server_checks, "ROOT", tmp_path)
@@ -100,7 +100,7 @@ async def test_a_package_that_is_no_checkout_has_no_prefect_yaml_to_compare(
     assert "no checkout" in found.detail
 
 
-async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
+async def test_code_of_worker_is_read_from_its_last_check_setup_run(
     stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = unique("check-setup")
@@ -115,7 +115,7 @@ async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
             monkeypatch.setattr("flows.checks.this_code", lambda code=code: code)
             run = await client.create_flow_run_from_deployment(deployment_id)
             blocks = {"api": stored.name, "archive": stored.name}
-            await run_flow_async(check_setup, flow_run=run, parameters=blocks)  # as a worker's process does
+            await run_flow_async(check_setup, flow_run=run, parameters=blocks)  # as a worker process does
             found = await server_checks.code_of_worker(client)
             assert found.outcome == outcome
             assert code in found.detail
@@ -123,6 +123,6 @@ async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
 
 
 @pytest.mark.parametrize("table", [None, "{", "[1]", "[]", '{"name": "code"}', '[{"name": "code"}]', [{"name": "api"}]])
-def test_a_table_that_names_no_code_says_nothing(table: object) -> None:
+def test_table_without_code_version_is_ignored(table: object) -> None:
     assert server_checks.code_in(table) is None
     assert server_checks.code_in('[{"name": "code", "detail": "1.0\\\\+a"}]') == "1.0+a"
