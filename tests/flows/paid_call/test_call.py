@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apixo import ApixoClient
 from blocks.store_errors import StoreRefusedError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
@@ -289,3 +290,18 @@ async def test_unreadable_task_owner_after_acceptance_is_logged_with_the_task(
             await asyncio.sleep(0.01)
     assert (await recorded(key, resources)).state is State.CLAIMED
     assert len(sandbox.record.submits()) == 1
+
+
+async def test_call_that_is_cancelled_after_sending_is_recorded_as_unconfirmed(
+    gated: PayingResources, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the event loop of the payment thread is torn down. Otherwise only the lease would show it."""
+
+    async def cancelled(*_: object, **__: object) -> str:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ApixoClient, "submit_once", cancelled)
+    with pytest.raises(UnconfirmedError, match=f"sora resolve {key} --resubmit"):
+        await submit(key, gated)
+    found = await recorded(key, gated)
+    assert (found.state, found.attempt.problem and found.attempt.problem.kind) == (State.UNCONFIRMED, "CancelledError")
