@@ -11,7 +11,7 @@ ROWS: Final = [
 COLUMNS: Final = 5
 
 
-def test_every_row_names_its_source_and_a_test_that_exists() -> None:
+def test_every_row_names_source_and_existing_test() -> None:
     written = {
         (path.stem, name)
         for path in (ROOT / "tests").glob("**/test_*.py")

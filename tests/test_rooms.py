@@ -41,20 +41,20 @@ def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_room_keeps_the_rule() -> None:
+def test_packages_follow_import_rules() -> None:
     result = lint(ROOT)
     assert result.returncode == 0, result.stdout
     assert "4 kept, 0 broken" in result.stdout
 
 
 @pytest.mark.parametrize("room", MODULES)
-def test_contributing_draws_the_layers_as_the_rule_has_them(room: str) -> None:
+def test_layers_in_contributing_match_import_rules(room: str) -> None:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
     rule = "".join(f"{layer.replace(' | ', '  ')}\n" for layer in layers_of(room))
     assert rule in [text for language, text in blocks if not language]
 
 
-def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
+def test_every_package_has_import_rules_and_is_shipped() -> None:
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert found == set(ROOMS)
     linter = settings()["tool"]["importlinter"]
@@ -102,7 +102,7 @@ WRONG_WAY = {
 """By module: lines that import the wrong way, and what they import."""
 
 
-def test_every_import_the_wrong_way_is_found(clean: Path, tmp_path: Path) -> None:
+def test_every_forbidden_import_is_reported(clean: Path, tmp_path: Path) -> None:
     shutil.copytree(clean, tmp_path, dirs_exist_ok=True)
     for module, lines in WRONG_WAY.items():
         (tmp_path / f"{module.replace('.', '/')}.py").write_text("".join(f"{line}\n" for line, _ in lines))
@@ -123,14 +123,14 @@ def readme_script() -> str:
     return str(script)
 
 
-def test_the_script_of_the_readme_is_the_one_whose_types_are_checked() -> None:
+def test_readme_script_matches_type_checked_file() -> None:
     checked = (ROOT / "tests/readme_script.py").read_text()
     assert checked.partition("\n\n")[2] == readme_script()
     assert all((ROOT / room / "py.typed").exists() for room in ("apixo", "blocks", "flows"))
 
 
 @pytest.mark.attack  # mypy reads all of Prefect for it; `make check` looks at the same script among the rest
-def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path) -> None:
+def test_readme_script_passes_strict_type_check(tmp_path: Path) -> None:
     script = readme_script()
     (tmp_path / "script.py").write_text(script)
     checked = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path
         ("deployments.cli.app", ["prefect", "av"]),  # or `sora --help` would take two seconds
     ],
 )
-def test_a_light_room_pulls_in_nothing_heavy(room: str, unwanted: list[str]) -> None:
+def test_light_package_imports_nothing_heavy(room: str, unwanted: list[str]) -> None:
     code = f"import sys, {room}; print([name for name in {unwanted} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -132,7 +132,7 @@ async def flooded(port: int, requests: list[bytes]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(400)
-async def test_a_flood_of_callbacks_stops_no_generation_and_the_receiver_stays_up(
+async def test_callback_flood_stops_neither_generations_nor_receiver(
     stored: StoredBlocks, receiver: ManagedProcess, sandbox: SandboxServer, key: str
 ) -> None:
     port = port_of(stored)

@@ -118,7 +118,7 @@ async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
         return {found.state for found in (await Ledger(store).read_all(keys)).values()}
 
 
-async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
+async def test_internal_image_urls_are_neither_requested_nor_paid_for(
     provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
@@ -135,7 +135,7 @@ async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
     assert await open_keys(stored) == [f"{key}-good"]
 
 
-async def test_without_the_guard_the_internal_host_would_be_reached(
+async def test_internal_host_is_reached_if_private_hosts_are_allowed(
     provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     """Otherwise the test above could not fail."""
@@ -149,7 +149,7 @@ async def test_without_the_guard_the_internal_host_would_be_reached(
     assert provider.posts == []
 
 
-async def test_a_paid_video_with_a_forbidden_url_stays_open_until_the_provider_gives_another(
+async def test_paid_video_with_forbidden_url_stays_open_until_url_changes(
     provider: HostileProvider,
     internal: InternalHost,
     archive: VideoArchive,
@@ -163,7 +163,7 @@ async def test_a_paid_video_with_a_forbidden_url_stays_open_until_the_provider_g
     assert internal.clients == []
 
 
-async def test_a_redirect_to_a_forbidden_url_loses_no_paid_video(
+async def test_redirect_to_forbidden_url_loses_no_paid_video(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
@@ -208,7 +208,7 @@ async def names(stored: StoredBlocks, prefix: str) -> list[str]:
         return await store.names(prefix)
 
 
-async def test_a_good_result_among_bad_ones_is_archived(
+async def test_valid_result_url_among_forbidden_ones_is_archived(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
@@ -223,7 +223,7 @@ async def test_a_good_result_among_bad_ones_is_archived(
     assert await open_keys(stored) == []
 
 
-async def test_the_error_about_a_forbidden_result_says_what_to_do(
+async def test_forbidden_result_error_says_what_to_do(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
@@ -254,7 +254,7 @@ PROMPTS: Final = [
 ]
 
 
-async def test_prompts_reach_the_provider_and_are_plain_text_everywhere(
+async def test_prompts_reach_provider_and_are_shown_as_plain_text(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str, tmp_path: Path
 ) -> None:
     """Unchanged, but for line ends: the same text is the same video, whatever program saved the calendar."""
@@ -333,7 +333,7 @@ async def reported_by_prefect(server: PrefectServer, key: str, keys: list[str]) 
     return [*(run["name"] for run in (*runs, *tasks)), *states, *(log["message"] for log in logs)]
 
 
-def test_the_command_line_shows_prompts_without_control_characters(
+def test_command_line_shows_prompts_without_control_characters(
     sora: Sora, sandbox: SandboxServer, stored: StoredBlocks, key: str
 ) -> None:
     blocks = ["--api", stored.name, "--archive", stored.name]

@@ -94,7 +94,7 @@ MAX_KIB: Final = 1_000_000
 
 
 @pytest.mark.parametrize("what", BIG)
-def test_a_huge_calendar_takes_bounded_time_and_memory(what: str, tmp_path: Path) -> None:
+def test_huge_calendar_takes_bounded_time_and_memory(what: str, tmp_path: Path) -> None:
     """Parses it in a process of its own, so that only this counts."""
     name, make, expected = BIG[what]
     (tmp_path / "plan").write_bytes(make())
@@ -110,7 +110,7 @@ def test_a_huge_calendar_takes_bounded_time_and_memory(what: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("what", ["100,000 rows", "5,000 rows of junk"])
-async def test_a_batch_of_a_huge_calendar_pays_nothing_and_prefect_shows_why(
+async def test_batch_with_huge_calendar_pays_nothing_and_reports_why(
     what: str,
     stored: StoredBlocks,
     sandbox: SandboxServer,

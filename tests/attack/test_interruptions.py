@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-async def test_a_batch_that_is_terminated_continues_with_the_same_command(
+async def test_terminated_batch_is_completed_by_same_command(
     number: signal.Signals,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -50,7 +50,7 @@ async def test_a_batch_that_is_terminated_continues_with_the_same_command(
     await assert_all_archived(made, slow_sandbox, key)  # the paid calls in progress were still completed and recorded
 
 
-async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_continues(
+async def test_frozen_batch_is_taken_over_and_pays_nothing_when_resumed(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -73,7 +73,7 @@ async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_continues(
 
 
 @pytest.mark.parametrize("moment", ["claimed", pytest.param("paid", marks=pytest.mark.sample)])
-async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_continues(
+async def test_process_frozen_after_claim_pays_nothing_when_resumed(
     moment: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -131,7 +131,7 @@ MANY = [RNG.uniform(0.3, 4) for _ in range(30)]
         pytest.param(MANY, signal.SIGINT, id="many, Ctrl-C"),
     ],
 )
-async def test_a_run_that_is_terminated_at_any_time_continues_with_the_same_command(
+async def test_run_terminated_at_any_time_is_completed_by_same_command(
     moments: list[float],
     number: signal.Signals,
     sandbox: SandboxServer,
@@ -162,7 +162,7 @@ async def test_a_run_that_is_terminated_at_any_time_continues_with_the_same_comm
 DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # a deployed collector would run on its schedule
 
 
-async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
+async def test_two_workers_executing_same_flow_run_pay_once(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect_server: PrefectServer, commands: Callable[..., Commands],
     forks: ForkServer, key: str,
 ) -> None:  # fmt: skip
@@ -201,7 +201,7 @@ async def parent(blocks: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["paid", "submitted"])
-async def test_a_parent_that_is_killed_and_started_anew_under_the_same_run_pays_once(
+async def test_killed_parent_restarted_under_same_run_pays_once(
     moment: str,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,

@@ -88,7 +88,7 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("videos", [1_200, VIDEOS])
-async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: int, archive: VideoArchive) -> None:
+async def test_newest_videos_of_large_archive_are_found_quickly(videos: int, archive: VideoArchive) -> None:
     async with aclosing(archive.store()) as store:
         newest_first = await archive_with(archive, store, videos)
         ledger = Ledger(store)
@@ -114,7 +114,7 @@ async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: in
 
 
 @pytest.mark.timeout(1800)
-async def test_ten_thousand_open_records_are_processed_in_a_minute(
+async def test_ten_thousand_open_records_are_processed_within_a_minute(
     video_folder: Path, archive: VideoArchive, prefect_server: object
 ) -> None:
     """A thousand are in progress, which is the provider's limit. The others are unconfirmed and wait for a user."""

@@ -39,7 +39,7 @@ def many_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("videos", "shards"), [(30, 3), (300, 6)])
-async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
+async def test_machine_failure_loses_no_video_and_causes_no_second_payment(
     videos: int, shards: int, many_machines: Topology, one_video: Path, archive: VideoArchive, tmp_path: Path
 ) -> None:
     settings = SandboxSettings(speed=SPEED, data_dir=one_video)

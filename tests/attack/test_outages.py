@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @outages
-async def test_minio_is_down_for_a_while(
+async def test_batch_survives_minio_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     prefect_server: PrefectServer,
@@ -69,7 +69,7 @@ async def test_minio_is_down_for_a_while(
 
 
 @outages
-async def test_the_prefect_server_is_down_for_a_while(
+async def test_batch_survives_prefect_server_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -119,7 +119,7 @@ def as_environment(api: Any, archive: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s")])
-async def test_the_provider_is_down_for_a_while(
+async def test_batch_survives_provider_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -163,7 +163,7 @@ def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
         holder.stop()
 
 
-async def test_the_disk_is_too_small_for_fifty_videos_at_once(
+async def test_batch_survives_small_disk_that_fills_up(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -185,7 +185,7 @@ async def test_the_disk_is_too_small_for_fifty_videos_at_once(
     await assert_all_archived(made, slow_sandbox, key)
 
 
-async def test_the_disk_of_the_work_directory_is_full(
+async def test_run_on_full_disk_fails_and_rerun_archives_video(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,

@@ -138,7 +138,7 @@ async def stored(row: Row, sandbox: SandboxServer, minio: Any, prefect_server: o
 
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("row", SAMPLED, ids=lambda row: row.name)
-async def test_every_fault_of_the_provider_ends_as_the_table_says(
+async def test_provider_fault_leads_to_documented_outcome(
     row: Row, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(*row.faults)
@@ -175,13 +175,13 @@ async def point_to(base_url: str, stored: StoredBlocks) -> None:
 
 
 @pytest.mark.sample
-def test_the_page_shows_the_table() -> None:
+def test_page_contains_current_fault_table() -> None:
     page = PAGE.read_text()
     assert page == with_table(page), "run `python -m tests.attack.provider_faults`"
 
 
 @pytest.mark.sample
-def test_every_fault_of_the_sandbox_has_a_row() -> None:
+def test_every_sandbox_fault_has_a_row() -> None:
     matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS, "result": RESULT}
     for call, rows in matrix.items():
         covered = {fault.kind for row in rows for fault in row.faults if fault.call == call}

@@ -29,7 +29,7 @@ MAX_CALLS: Final = 14.0
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("submissions_per_second", [SUBMISSIONS_PER_SECOND, FASTEST])
-async def test_a_calendar_of_a_thousand_rows_is_archived_completely(
+async def test_calendar_of_thousand_rows_is_archived_completely(
     submissions_per_second: float,
     one_video: Path,
     archive: VideoArchive,

@@ -43,7 +43,7 @@ NEWER: Final = (
 
 @pytest.mark.attack
 @pytest.mark.timeout(600)
-async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
+async def test_older_and_newer_release_share_batch_and_pay_once(
     prefect_server: PrefectServer,
     archive: VideoArchive,
     one_video: Path,
@@ -148,7 +148,7 @@ async def start(
 @pytest.mark.attack
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["older", "newer"])
-async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_on_the_same_work_pool(
+async def test_newer_release_finishes_video_started_by_either_release(
     first: str,
     start: StartRun,
     older_release: Path,

@@ -52,7 +52,7 @@ async def made(running: Running, key: str, prompt: str = "A red kite over dunes,
     return str(run["id"])
 
 
-async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_and_in_the_viewer(
+async def test_gallery_shows_poster_and_plays_video_on_hover_and_in_viewer(
     visitor: Visitor, running: Running, kite: str
 ) -> None:
     await made(running, kite)
@@ -69,7 +69,7 @@ async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_
 
 
 @MORE
-async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: Visitor, running: Running) -> None:
+async def test_animated_gif_is_shown_as_image_in_gallery_and_artifact(visitor: Visitor, running: Running) -> None:
     key = unique("gif")
     await running.fault(call="result", kind="gif", prompt_contains=key, times=-1)
     await made(running, key, f"A red kite, {key}")
@@ -82,7 +82,7 @@ async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: V
     await visitor.sees_picture('img[alt="the video"]')
 
 
-async def test_the_gallery_is_searched_and_navigated_by_keyboard(visitor: Visitor, running: Running) -> None:
+async def test_gallery_can_be_searched_and_navigated_by_keyboard(visitor: Visitor, running: Running) -> None:
     lantern = unique("lantern")
     await made(running, lantern, "A paper lantern rises")
     await visitor.open_gallery()
@@ -95,7 +95,7 @@ async def test_the_gallery_is_searched_and_navigated_by_keyboard(visitor: Visito
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=MORE)])
-async def test_axe_finds_nothing_serious_in_the_gallery(
+async def test_axe_finds_no_serious_violations_in_gallery(
     scheme: str, visitor: Visitor, running: Running, kite: str
 ) -> None:
     await visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ async def test_axe_finds_nothing_serious_in_the_gallery(
     assert [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in SERIOUS] == []
 
 
-async def test_the_gallery_fits_a_phone(visitor: Visitor, running: Running, kite: str) -> None:
+async def test_gallery_fits_phone_screen(visitor: Visitor, running: Running, kite: str) -> None:
     if not (await running.recorded(kite))[0]:
         await made(running, kite)
     await visitor.page.set_viewport_size({"width": 360, "height": 740})
@@ -120,7 +120,7 @@ async def test_the_gallery_fits_a_phone(visitor: Visitor, running: Running, kite
         assert await visitor.page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
 
-async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
+async def test_artifact_shows_poster_and_plays_video_in_classic_ui(
     visitor: Visitor, running: Running, kite: str
 ) -> None:
     if not (await running.recorded(kite))[0]:
@@ -132,7 +132,7 @@ async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
 
 
 @MORE
-async def test_the_retry_button_continues_with_what_is_paid(visitor: Visitor, running: Running) -> None:
+async def test_retry_button_resumes_without_paying_again(visitor: Visitor, running: Running) -> None:
     key = unique("retried")
     await running.fault(call="status", kind="http_401", prompt_contains=key, times=-1)  # as with a key that was revoked
     await running.fault(call="callback", kind="drop", prompt_contains=key)
@@ -150,7 +150,7 @@ async def test_the_retry_button_continues_with_what_is_paid(visitor: Visitor, ru
 
 
 @MORE
-async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Visitor, running: Running) -> None:
+async def test_preview_can_be_approved_in_form_of_paused_run(visitor: Visitor, running: Running) -> None:
     key = unique("approved")
     run = await running.start("preview-then-final/preview-then-final", request={"prompt": f"A fox, {key}"}, key=key)
     await running.archived(f"{key}-preview")
@@ -165,7 +165,7 @@ async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Visi
 
 
 @MORE
-async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Visitor, running: Running) -> None:
+async def test_unclear_payment_can_be_resolved_in_form(visitor: Visitor, running: Running) -> None:
     key = unique("unclear")
     await running.fault(call="submit", kind="reset_after", prompt_contains=key)
     # Without a callback, which would resolve it first.

@@ -19,7 +19,7 @@ from tests.support.fork_server import ForkServer
 
 
 @pytest.mark.parametrize("way", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
-async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finishes_it(
+async def test_rerun_after_kill_during_paid_call_does_not_pay_and_resolve_archives_video(
     way: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -75,7 +75,7 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
         assert archived.task_id == paid.task_id
 
 
-async def test_sigterm_in_the_middle_of_the_paid_call_still_records_its_answer(
+async def test_sigterm_during_paid_call_still_records_reply(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect: PrefectClient, start_run: Runs, key: str
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=20), make_archive(minio))

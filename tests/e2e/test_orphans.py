@@ -98,7 +98,7 @@ def runs(pid: int) -> bool:
 # In the suite, a run is killed in `test_kills.py`, and a pipe is closed in `tests/deployments/cli/test_output.py`.
 @pytest.mark.attack
 @pytest.mark.parametrize("mode", ["polling", "callback"])
-async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_every_payment(
+async def test_orphaned_run_pays_each_row_once_and_records_every_payment(
     mode: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,

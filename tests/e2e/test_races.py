@@ -16,7 +16,7 @@ from tests.support.fork_server import ForkServer
 
 
 @pytest.mark.parametrize("processes", [6, pytest.param(32, marks=pytest.mark.attack)])
-async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
+async def test_processes_racing_for_one_key_pay_once_and_get_equal_results(
     processes: int,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,

@@ -22,7 +22,7 @@ from tests.support.store_gate import StoreGate, nothing
         *(pytest.param(step, marks=pytest.mark.attack) for step in ("validate_image", "submit", "wait", "fetch")),
     ],
 )
-async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
+async def test_rerun_after_failed_step_archives_and_pays_once(
     step: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -68,7 +68,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
 
 
 @pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.attack)], ids=["classic UI", "new UI"])
-async def test_a_user_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
+async def test_user_rerun_of_failed_video_pays_for_new_attempt(
     force: bool,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,

@@ -19,7 +19,7 @@ from tests.support.fork_server import ForkServer
 from tests.support.store_gate import StoreGate, nothing
 
 
-def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+def test_search_finds_planted_secrets(tmp_path: Path) -> None:
     database = tmp_path / "some.db"
     with sqlite3.connect(database) as connection:
         connection.execute("create table log (message text)")
@@ -31,7 +31,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert found_in_files(tmp_path, ["needle-1"]) == ["some.db: needle-1"]
 
 
-async def test_secrets_and_signatures_stay_where_they_belong(
+async def test_secrets_and_signatures_are_not_leaked(
     video_folder: Path,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,

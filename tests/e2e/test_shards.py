@@ -121,7 +121,7 @@ async def kill_between_payments(pid: int, stored: StoredBlocks, key: str, count:
             await asyncio.sleep(0.1)
 
 
-async def test_shards_on_two_workers_make_every_video_once_although_one_is_killed(
+async def test_shards_on_two_workers_generate_each_video_once_when_one_is_killed(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
 ) -> None:
     batch = asyncio.create_task(run(stored, key, requests=rows(6), shards=2))
@@ -144,7 +144,7 @@ async def test_shards_on_two_workers_make_every_video_once_although_one_is_kille
 
 # In the suite, a parent is run again after it failed, below, and a shard after it was killed, above.
 @pytest.mark.attack  # waits for what Prefect does by itself after a kill
-async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shards(
+async def test_killed_parent_resumes_same_shards_after_retry(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,
@@ -181,7 +181,7 @@ async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shar
 
 
 @pytest.mark.attack  # a run of its own takes half a minute
-async def test_max_spend_holds_over_all_shards(
+async def test_max_spend_applies_to_all_shards_together(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
     with pytest.raises(BatchFailedError) as caught:
@@ -195,7 +195,7 @@ async def test_max_spend_holds_over_all_shards(
 
 
 @pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_rejection_of_the_account_in_one_shard_stops_the_others(
+async def test_account_rejection_in_one_shard_stops_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_402", skip=1, times=-1))
@@ -207,7 +207,7 @@ async def test_a_rejection_of_the_account_in_one_shard_stops_the_others(
 
 
 @pytest.mark.attack
-async def test_all_shards_together_keep_both_limits_of_the_provider(
+async def test_shards_together_stay_within_both_provider_limits(
     archive: VideoArchive, video_folder: Path, workers: None, key: str, prefect_server: PrefectServer
 ) -> None:
     settings = SandboxSettings(speed=30, video_height=90, data_dir=video_folder, max_concurrent_tasks=6)
@@ -226,7 +226,7 @@ async def test_all_shards_together_keep_both_limits_of_the_provider(
 
 
 @pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_user_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
+async def test_user_rerun_of_batch_pays_for_failed_videos_again_in_new_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,

@@ -32,7 +32,7 @@ def without_volatile(value: Any) -> Any:
     return [without_volatile(item) for item in value] if isinstance(value, list) else value
 
 
-async def test_a_second_setup_changes_nothing(running: Running) -> None:
+async def test_second_setup_changes_nothing(running: Running) -> None:
     async def deployed() -> list[Json]:
         automations = await running.call("/automations/filter")
         deployments = await running.call("/deployments/filter")
@@ -52,7 +52,7 @@ async def test_a_second_setup_changes_nothing(running: Running) -> None:
 ON_EVENT = "generate-video/generate-video-on-event"
 
 
-async def test_an_event_becomes_one_video_however_often_it_arrives(running: Running) -> None:
+async def test_duplicate_events_produce_one_video(running: Running) -> None:
     key = unique("event")
     payload = {"key": key, "request": {"prompt": f"A fox in fresh snow, {key}"}}
     began = time.monotonic()
@@ -72,7 +72,7 @@ async def test_an_event_becomes_one_video_however_often_it_arrives(running: Runn
     assert made.request.prompt == payload["request"]["prompt"]  # type: ignore[index]
 
 
-async def test_an_event_without_a_key_is_one_video_by_its_own_id(running: Running) -> None:
+async def test_event_without_key_uses_event_id_as_key(running: Running) -> None:
     prompt = unique("no key")
     event_id = await running.emit("sora.video.requested", {"request": {"prompt": prompt, "aspect_ratio": "portrait"}})
     (made,) = await running.archived(event_id)
@@ -95,9 +95,7 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
         pytest.param({"request": {"prompt": "{{ 7 * 7 }} {% endraw %}", "duration": "x"}}, "duration", id="template"),
     ],
 )
-async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_is_wrong(
-    payload: Json, reported: str, running: Running
-) -> None:
+async def test_malformed_event_fails_run_with_explanation(payload: Json, reported: str, running: Running) -> None:
     before = {run["id"] for run in await running.runs(ON_EVENT)}
     posts = len(await running.posts())
     await running.emit("sora.video.requested", payload)
@@ -120,7 +118,9 @@ async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_is_wrong(
         pytest.param("generate-video/after-storyboard", "prompt", marks=MORE),
     ],
 )
-async def test_a_quick_run_submits_nothing_and_says_what_to_give(name: str, reason: str, running: Running) -> None:
+async def test_quick_run_submits_nothing_and_reports_missing_parameters(
+    name: str, reason: str, running: Running
+) -> None:
     posts = len(await running.posts())
     ended = await running.ended(await running.start(name))
     assert ended["state_type"] == "FAILED"
@@ -133,7 +133,7 @@ async def test_a_quick_run_submits_nothing_and_says_what_to_give(name: str, reas
     [({}, "request"), ({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key")],
     ids=["quick run", "bad key"],
 )
-async def test_a_form_that_is_filled_in_wrong_creates_no_run(parameters: Json, named: str, running: Running) -> None:
+async def test_invalid_form_input_creates_no_run(parameters: Json, named: str, running: Running) -> None:
     found = await running.deployment("generate-video/generate-video")
     before = len(await running.runs("generate-video/generate-video"))
     with pytest.raises(PrefectHTTPStatusError, match=f"Validation failed.*{named}"):
@@ -141,7 +141,7 @@ async def test_a_form_that_is_filled_in_wrong_creates_no_run(parameters: Json, n
     assert len(await running.runs("generate-video/generate-video")) == before
 
 
-async def test_the_same_flow_deployed_otherwise_or_run_by_hand_triggers_no_example(running: Running) -> None:
+async def test_example_is_triggered_only_by_its_own_deployment(running: Running) -> None:
     example = await running.deployment("write-storyboard/write-storyboard")
     flow_id = example["flow_id"]
     other = await running.call("/deployments/", {"name": unique("mine"), "flow_id": flow_id})
@@ -166,7 +166,7 @@ async def _contains(keys: Callable[[], Awaitable[set[str]]], key: str) -> bool:
     return key in await keys()
 
 
-async def test_an_upstream_flow_that_completes_becomes_a_video_and_one_that_fails_none(running: Running) -> None:
+async def test_only_completed_upstream_flow_triggers_video(running: Running) -> None:
     posts = len(await running.posts())
     failed = await running.start("write-storyboard/write-storyboard", scene=" ")
     assert (await running.ended(failed))["state_type"] == "FAILED"
@@ -181,7 +181,7 @@ async def test_an_upstream_flow_that_completes_becomes_a_video_and_one_that_fail
     assert len(await running.posts()) == posts + 1
 
 
-async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_added(running: Running) -> None:
+async def test_scheduled_runs_generate_only_rows_added_since_last_run(running: Running) -> None:
     key = unique("daily")
     calendar = running.local_dir / f"{key}.csv"
     calendar.write_text(f"id,prompt\na,First {key}\n")
@@ -208,7 +208,7 @@ async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_adde
     assert len(await running.posts(key)) == 2
 
 
-async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
+async def test_callback_wakes_waiting_run(running: Running) -> None:
     key = unique("woken")
     await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
     (made,) = await running.archived(key)
@@ -224,7 +224,7 @@ async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
     assert len(requested) == 1
 
 
-async def test_a_detached_video_is_archived_by_the_callback(running: Running) -> None:
+async def test_callback_archives_detached_video(running: Running) -> None:
     key = unique("detached")
     run = await running.start("generate-video/generate-video", request={"prompt": f"Free, {key}"}, key=key, wait=False)
     assert (await running.ended(run))["state_type"] == "COMPLETED"
@@ -237,7 +237,7 @@ async def test_a_detached_video_is_archived_by_the_callback(running: Running) ->
     assert took < 60
 
 
-async def test_a_lost_reply_and_a_killed_process_are_reconciled_by_the_callback(running: Running) -> None:
+async def test_callback_reconciles_lost_reply_after_process_was_killed(running: Running) -> None:
     key = unique("reconciled")
     await running.fault(call="submit", kind="hang_after", seconds=60, prompt_contains=key)
     await running.fault(call="callback", kind="late", seconds=4, prompt_contains=key)
@@ -256,7 +256,7 @@ async def test_a_lost_reply_and_a_killed_process_are_reconciled_by_the_callback(
 
 # With every change, `tests/flows/test_generate_batch.py` runs the same with twenty rows, in one process.
 @pytest.mark.attack  # needs a machine that does nothing else
-async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_what_it_may(running: Running) -> None:
+async def test_batch_reports_five_different_failures_and_retry_pays_only_for_retryable_rows(running: Running) -> None:
     """A bad row, a missing image, a forbidden prompt, a temporary failure, and a lost paid call."""
     key = unique("fifty")
     rows: list[Json] = [{"prompt": f"The same video, {key}", "id": f"{number:02}"} for number in range(50)]
@@ -296,7 +296,7 @@ async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_w
 
 
 @pytest.mark.attack  # needs a machine that does nothing else
-async def test_two_hundred_detached_videos_are_archived_by_few_collector_runs(running: Running) -> None:
+async def test_few_collector_runs_archive_two_hundred_detached_videos(running: Running) -> None:
     key = unique("flood")
     collector = "collect-videos/collect-videos"
     before = {run["id"] for run in await running.runs(collector)}
@@ -324,9 +324,7 @@ async def test_two_hundred_detached_videos_are_archived_by_few_collector_runs(ru
 
 @pytest.mark.attack  # likewise
 @pytest.mark.parametrize("way", ["rerun", "new run"])
-async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_twice(
-    way: str, running: Running, tmp_path: Path
-) -> None:
+async def test_batch_pays_each_row_once_after_worker_is_killed(way: str, running: Running, tmp_path: Path) -> None:
     key = unique("killed")
     batch = "generate-batch/generate-batch"
     parameters = {
