@@ -1,4 +1,4 @@
-"""The documents name what there is: every block parses, and every name in them exists in the code."""
+"""The documents match the code: every code block parses, and every name in them exists."""
 
 import ast
 import importlib
@@ -29,13 +29,13 @@ from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK
 from tests.attack.model.invariants import TRANSITIONS
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
-DOCUMENTS: Final = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
+TOP_LEVEL: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
+DOCUMENTS: Final = [*(ROOT / name for name in TOP_LEVEL), *sorted((ROOT / "docs").glob("*.md"))]
 CODE: Final = "".join(
     path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
 )
 FOREIGN: Final = ("MINIO_ROOT_", "PREFECT_REDIS_")
-"""Variables of programs that the project does not install: MinIO itself, and `prefect-redis`."""
+"""Prefixes of variables of programs that the project does not install: MinIO itself, and `prefect-redis`."""
 
 BLOCK: Final = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: pat
 
 
 def blocks(document: Path, language: str) -> Iterator[str]:
-    """The code blocks of one language."""
+    """The code blocks in one language."""
     return (found[3] for found in BLOCK.finditer(document.read_text()) if found[2] == language)
 
 
