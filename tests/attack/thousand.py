@@ -25,7 +25,7 @@ CALLERS: Final = ("apixo", "blocks", "flows", "prefect")
 """The client that a request comes from: the first of these packages up the stack."""
 
 
-class Taken(BaseModel):
+class BatchResult(BaseModel):
     """What a batch took, and how it ended.
 
     Attributes:
@@ -68,7 +68,7 @@ def count_calls() -> tuple[Counter[str], list[int]]:
     return calls, timeouts
 
 
-async def run(blocks: str, calendar: str, submissions_per_second: float) -> Taken:
+async def run(blocks: str, calendar: str, submissions_per_second: float) -> BatchResult:
     """Runs the batch, with defaults for everything else."""
     calls, timeouts = count_calls()
     before_kib, began, processor = forget_peak(), time.monotonic(), time.process_time()
@@ -79,7 +79,7 @@ async def run(blocks: str, calendar: str, submissions_per_second: float) -> Take
     except BatchFailedError as error:
         summary = error.summary
     assert isinstance(summary, BatchSummary)
-    return Taken(
+    return BatchResult(
         states=Counter(row.state for row in summary.rows),
         problems=[row.problem for row in summary.rows if row.problem][:5],
         seconds=time.monotonic() - began,
