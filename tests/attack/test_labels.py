@@ -1,4 +1,4 @@
-"""An effect has the same label in every run, and effects that depend on the time have none."""
+"""An effect has the same label in every run. Effects that depend on timing have no label."""
 
 import json
 import uuid

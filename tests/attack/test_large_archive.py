@@ -71,9 +71,9 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
         objects: dict[str, bytes] = {}
         for number in range(min(PER_DAY, videos - day * PER_DAY)):
             key, at = f"video-{day:03}-{number:04}", FIRST + timedelta(days=day, minutes=number)
-            made = transitions.submitted(claimed(key, at), attempt_number=1, task_id=f"task-{key}", now=at)
+            generation = transitions.submitted(claimed(key, at), attempt_number=1, task_id=f"task-{key}", now=at)
             keys.append(key)
-            objects[record_name(key)] = made.model_dump_json(indent=2).encode()
+            objects[record_name(key)] = generation.model_dump_json(indent=2).encode()
             # For older days it only matters that the folders exist, and writing takes minutes.
             for name in ("video.mp4", "poster.jpg", "generation.json")[
                 : 3 if videos - day * PER_DAY <= 3 * PER_DAY else 1
@@ -139,12 +139,12 @@ async def collect_ten_thousand(sandbox: SandboxServer, archive: VideoArchive) ->
     objects: dict[str, bytes] = {}
     for number in range(OPEN):
         key = f"open-{number:05}"
-        made = claimed(key, before)
+        generation = claimed(key, before)
         if number < IN_PROGRESS:
-            made = transitions.submitted(made, attempt_number=1, task_id=tasks[number], now=before)
+            generation = transitions.submitted(generation, attempt_number=1, task_id=tasks[number], now=before)
         else:
-            made = transitions.unconfirmed(made, attempt_number=1, problem=UNCLEAR, now=before)
-        objects |= {record_name(key): made.model_dump_json().encode(), marker_name(key): b""}
+            generation = transitions.unconfirmed(generation, attempt_number=1, problem=UNCLEAR, now=before)
+        objects |= {record_name(key): generation.model_dump_json().encode(), marker_name(key): b""}
     await write_packed(archive, objects)
     began, processor = time.monotonic(), time.process_time()
     await collect_videos(api=stored.name, archive=stored.name)

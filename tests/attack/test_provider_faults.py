@@ -70,11 +70,11 @@ async def run_and_check(row: Row, outcome: Outcome, stored: StoredBlocks, sandbo
     """Runs the flow once, and checks the outcome and the record."""
     request = request_of(row, sandbox)
     if outcome is Outcome.ARCHIVED:
-        made = await stored.generate(request, key=key)
-        assert made == await stored.recorded(key)
-        assert sum(item.kind == "video" for item in made.objects) == row.videos
+        generation = await stored.generate(request, key=key)
+        assert generation == await stored.recorded(key)
+        assert sum(item.kind == "video" for item in generation.objects) == row.videos
         if row.warning:
-            assert re.search(row.warning, " ".join(made.warnings))
+            assert re.search(row.warning, " ".join(generation.warnings))
         raised = None
     else:
         with pytest.raises(ERRORS[outcome]) as caught:

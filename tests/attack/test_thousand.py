@@ -1,4 +1,4 @@
-"""A calendar of a thousand rows in one run with default settings, except for waits that fit the sandbox's speed."""
+"""A calendar of a thousand rows in one run, with default settings except for waits that fit the sandbox's speed."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
-"""Runs one batch, and prints as JSON what it took: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
+"""Runs one batch, and prints the measurements as JSON: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
 
-It has its own process, so that neither the sandbox nor the test is measured.
+It runs in its own process, so that the sandbox and the test are not measured with it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ CALLERS: Final = ("apixo", "blocks", "flows", "prefect")
 
 
 class BatchResult(BaseModel):
-    """What a batch took, and how it ended.
+    """The outcome and the measurements of a batch.
 
     Attributes:
         states: how many rows ended in each state.
@@ -34,7 +34,7 @@ class BatchResult(BaseModel):
         seconds, processor_seconds: from the start of the flow to its end, without the imports.
         before_kib, peak_kib: memory of the process before the batch, and at its peak.
         pool_timeouts: how often one of our requests found no free connection in time. This also happens to Prefect's
-            own client if its server is slow, and the client tries again.
+            own client if its server is slow, and the client retries.
         store_calls: the number of store calls by label.
     """
 
@@ -49,7 +49,7 @@ class BatchResult(BaseModel):
 
 
 def count_calls() -> tuple[Counter[str], list[int]]:
-    """From now on, counts the store calls, and how often no connection was free."""
+    """From now on, counts the store calls, and how often no connection was free in time."""
     calls, timeouts = Counter[str](), [0]
     call, initialize = ObjectStore._call, httpx.PoolTimeout.__init__
 

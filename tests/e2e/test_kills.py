@@ -18,7 +18,7 @@ from tests.support import make_api, make_archive
 from tests.support.fork_server import ForkServer
 
 
-@pytest.mark.parametrize("way", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
+@pytest.mark.parametrize("resolution", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
 async def test_rerun_after_kill_during_paid_call_does_not_pay_and_resolve_archives_video(
     resolution: str,
     sandbox: SandboxServer,

@@ -99,7 +99,7 @@ class Actor:
         was_suspended: nor does its monotonic clock.
         closing: it has removed the open marker, and has not yet checked whether that was right.
         last: the last step it took.
-        unsure: it may have written a record: the reply was lost, and it has not gone on since.
+        unsure: it may have written a record: the reply was lost, and it has not continued since.
         dropped_unmarked: its payment thread died while the run was `unmarked`.
         paid_calls: what its payment thread is running, or has run.
         polled: the last state of each task that it has polled; None: the provider did not know the task.
