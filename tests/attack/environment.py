@@ -280,8 +280,8 @@ def _superseded_objects(found: Generation) -> list[ArchivedObject]:
 
 
 Calls = Literal["none", "live", "dropped"]
-"""Whether the provider sends callbacks. `live`: a receiver in this process gets them, and is never killed. `dropped`: they
-are lost, and the test itself sends a callback to a receiver that is about to be killed."""
+"""Whether the provider sends callbacks. `live`: a receiver in this process gets them, and is never killed. `dropped`:
+they are lost, and the test itself sends a callback to a receiver that is about to be killed."""
 
 
 @asynccontextmanager

@@ -145,7 +145,7 @@ async def test_batch_survives_provider_outage(
 def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
     """A disk of 128 KB in this folder. Only commands that start with the yielded prefix can see it.
 
-    It is in a mount namespace of its own, so it disappears with this process, however that ends.
+    It is in its own mount namespace, so it disappears with this process, however that ends.
     """
     holder = ManagedProcess(
         ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=128k tmpfs "$0" && echo $$ && exec sleep 600',

@@ -134,7 +134,7 @@ class Visitor:
             if await resumed.is_visible():
                 return
             await expect(rejected).not_to_be_visible(timeout=RUN_MILLISECONDS)
-        raise AssertionError(f"the form was refused {MAX_PRESSES} times")
+        raise AssertionError(f"the form was rejected {MAX_PRESSES} times")
 
 
 async def open_visitor(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Visitor:

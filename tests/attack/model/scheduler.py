@@ -216,7 +216,7 @@ class Actor:
         """Cancels it, as Prefect does when it ends a run, and waits until it pauses again or finishes."""
         assert self.task is not None
         self.task.cancel()
-        for _ in range(5):  # a sleep is a task of its own, which is canceled a moment later
+        for _ in range(5):  # a sleep is a separate task, which is canceled a moment later
             await asyncio.sleep(0)
         self.pending = deque(step for step in self.pending if not step.resume.done())
         await self._until_paused()
