@@ -1,4 +1,4 @@
-"""The script of the README: `make check` looks at its types, a test at whether it is still what the README shows."""
+"""The script of the README: `make check` type-checks it, and a test checks that the README still shows it."""
 
 import asyncio
 

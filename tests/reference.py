@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the commands, the flows and the models themselves: `make reference`."""
+"""Generates docs/reference.md from the commands, the flows and the models: `make reference`."""
 
 import inspect
 from collections.abc import Iterator

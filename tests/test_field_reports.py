@@ -1,4 +1,4 @@
-"""docs/field-reports.md: every row has a source, and a test that is there."""
+"""Every row of docs/field-reports.md has a source and names an existing test."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,8 @@ ROWS: Final = [
 COLUMNS: Final = 5
 
 
-def test_every_row_names_its_source_and_a_test_that_exists() -> None:
-    written = {
+def test_every_row_names_source_and_existing_test() -> None:
+    existing = {
         (path.stem, name)
         for path in (ROOT / "tests").glob("**/test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
@@ -23,4 +23,4 @@ def test_every_row_names_its_source_and_a_test_that_exists() -> None:
         assert "](http" in cells[0], row
         named = re.fullmatch(r"`(\w+)::(\w+)`", cells[-1])
         assert named is not None, row
-        assert named.groups() in written, row
+        assert named.groups() in existing, row

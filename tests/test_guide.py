@@ -1,4 +1,4 @@
-"""The documents name what there is: every block parses, and every name in them exists in the code."""
+"""The documents match the code: every code block parses, and every name in them exists."""
 
 import ast
 import importlib
@@ -29,13 +29,13 @@ from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK
 from tests.attack.model.invariants import TRANSITIONS
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
-DOCUMENTS: Final = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
+TOP_LEVEL: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
+DOCUMENTS: Final = [*(ROOT / name for name in TOP_LEVEL), *sorted((ROOT / "docs").glob("*.md"))]
 CODE: Final = "".join(
     path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
 )
 FOREIGN: Final = ("MINIO_ROOT_", "PREFECT_REDIS_")
-"""Variables of programs that the project does not install: MinIO itself, and `prefect-redis`."""
+"""Prefixes of variables of programs that the project does not install: MinIO itself, and `prefect-redis`."""
 
 BLOCK: Final = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: pat
 
 
 def blocks(document: Path, language: str) -> Iterator[str]:
-    """The code blocks of one language."""
+    """The code blocks in one language."""
     return (found[3] for found in BLOCK.finditer(document.read_text()) if found[2] == language)
 
 
@@ -58,7 +58,7 @@ def triggers(content: Any) -> Iterator[dict[str, Any]]:
             yield from triggers(item)
 
 
-def test_yaml_is_what_prefect_takes_and_what_is_shipped(document: Path) -> None:
+def test_yaml_is_valid_for_prefect_and_matches_shipped_triggers(document: Path) -> None:
     files = [yaml.safe_load((ROOT / file).read_text()) for file in (MAIN, EXAMPLES)]
     shipped = {item["name"]: item for item in triggers(files)}
     for text in blocks(document, "yaml"):
@@ -71,7 +71,7 @@ def test_yaml_is_what_prefect_takes_and_what_is_shipped(document: Path) -> None:
             assert trigger | {"parameters": None} == known | {"parameters": None}
 
 
-def test_json_and_calendars_are_read(document: Path) -> None:
+def test_json_and_calendars_can_be_parsed(document: Path) -> None:
     for text in blocks(document, "json"):
         lines = text.splitlines()
         if all(line.startswith("{") and line.endswith("}") for line in lines):
@@ -82,7 +82,7 @@ def test_json_and_calendars_are_read(document: Path) -> None:
         assert all(isinstance(row, Row) for row in parse_calendar(text.encode(), name="calendar.csv"))
 
 
-def test_python_compiles_and_imports_what_exists(document: Path) -> None:
+def test_python_compiles_and_its_imports_exist(document: Path) -> None:
     for text in blocks(document, "python"):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -93,7 +93,7 @@ def test_python_compiles_and_imports_what_exists(document: Path) -> None:
                     importlib.import_module(item.name)
 
 
-def test_the_table_of_columns_is_complete(document: Path) -> None:
+def test_column_table_is_complete(document: Path) -> None:
     table = re.search(r"^\| column \|.*?\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
     assert table or document.name != "guide.md"
     assert not table or sorted(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == sorted(FIELDS)
@@ -101,7 +101,7 @@ def test_the_table_of_columns_is_complete(document: Path) -> None:
         assert set(FIELDS) <= set(re.findall(r"\w+", listed)), listed
 
 
-def test_the_tables_of_block_fields_are_complete(document: Path) -> None:
+def test_block_field_tables_are_complete(document: Path) -> None:
     if document.name != "configuration.md":
         return
     for block, title in ((ApixoApi, "apixo-api"), (VideoArchive, "video-archive")):
@@ -142,7 +142,7 @@ def test_events_exist(document: Path) -> None:
         assert set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE)) == others
 
 
-def test_the_transitions_are_those_that_the_model_allows(document: Path) -> None:
+def test_documented_transitions_match_model(document: Path) -> None:
     if document.name != "ledger.md":
         return
     arrows = re.findall(r"^ *(?:- `)?(\w+)`? (?:-->|→) `?(\w+)`?:", document.read_text(), re.MULTILINE)
@@ -169,7 +169,7 @@ def test_files_exist(document: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_links_lead_somewhere(document: Path) -> None:
+def test_link_targets_exist(document: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", BLOCK.sub("", document.read_text())):
         path, _, anchor = target.partition("#")
         found = (document.parent / path).resolve() if path else document
@@ -179,7 +179,7 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
-def test_the_table_of_models_is_the_catalog(document: Path) -> None:
+def test_model_table_matches_catalog(document: Path) -> None:
     if document.name != "models.md":
         return
     rows = [row(name, found) for name, found in models({}).items()]
@@ -187,7 +187,7 @@ def test_the_table_of_models_is_the_catalog(document: Path) -> None:
     assert [line for line in document.read_text().splitlines() if line.startswith("| `")] == wanted
 
 
-def test_catalogs_in_a_page_can_be_used(document: Path, tmp_path: Path) -> None:
+def test_catalogs_in_documents_can_be_used(document: Path, tmp_path: Path) -> None:
     for text in blocks(document, "json"):
         if '"modes"' in text:
             (tmp_path / "models.json").write_text(text)

@@ -1,7 +1,7 @@
-"""docs/reference.md is what the code says."""
+"""docs/reference.md matches the code."""
 
 from tests.reference import PAGE, page
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_reference_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run: make reference"

@@ -1,4 +1,4 @@
-"""Imports point one way: deployments, flows, blocks, apixo. And the rule can fail."""
+"""Packages import only in one direction: deployments, flows, blocks, apixo. The check itself can fail."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINTER = Path(sys.executable).with_name("lint-imports")
-ROOMS = ["deployments", "flows", "blocks", "apixo"]
+PACKAGES = ["deployments", "flows", "blocks", "apixo"]
 
 
 def settings() -> dict[str, Any]:
@@ -25,9 +25,10 @@ def layers_of(contract: str) -> list[str]:
 
 
 MODULES = {
-    room: [name.strip() for layer in layers_of(room) for name in layer.split("|")] for room in ("flows", "deployments")
+    package: [name.strip() for layer in layers_of(package) for name in layer.split("|")]
+    for package in ("flows", "deployments")
 }
-"""What is in a room, from the top down."""
+"""The modules of each package, from the top layer down."""
 
 
 def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,36 +42,36 @@ def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_room_keeps_the_rule() -> None:
+def test_packages_follow_import_rules() -> None:
     result = lint(ROOT)
     assert result.returncode == 0, result.stdout
     assert "4 kept, 0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("room", MODULES)
-def test_contributing_draws_the_layers_as_the_rule_has_them(room: str) -> None:
+@pytest.mark.parametrize("package", MODULES)
+def test_layers_in_contributing_match_import_rules(package: str) -> None:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
-    rule = "".join(f"{layer.replace(' | ', '  ')}\n" for layer in layers_of(room))
+    rule = "".join(f"{layer.replace(' | ', '  ')}\n" for layer in layers_of(package))
     assert rule in [text for language, text in blocks if not language]
 
 
-def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
+def test_every_package_has_import_rules_and_is_shipped() -> None:
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert found == set(ROOMS)
+    assert found == set(PACKAGES)
     linter = settings()["tool"]["importlinter"]
     assert set(linter["root_packages"]) == found
-    assert layers_of("rooms") == ROOMS
+    assert layers_of("rooms") == PACKAGES
     assert set(settings()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == found
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rooms as ours, without an import the wrong way."""
+def valid_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty packages with the same names and rules as the real ones, without any forbidden import."""
     folder = tmp_path_factory.mktemp("rooms")
-    for room in ROOMS:
-        (folder / room).mkdir()
-        for name in ["__init__", *MODULES.get(room, ["module"])]:
-            (folder / room / f"{name}.py").touch()
+    for package in PACKAGES:
+        (folder / package).mkdir()
+        for name in ["__init__", *MODULES.get(package, ["module"])]:
+            (folder / package / f"{name}.py").touch()
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     (folder / "deployments" / "cli.py").write_text("import flows, blocks, apixo.module\n")
     linted = lint(folder)
@@ -78,7 +79,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-WRONG_WAY = {
+FORBIDDEN = {
     "apixo.module": (
         ("import blocks", "blocks"),
         ("from flows import record", "flows.record"),
@@ -99,21 +100,21 @@ WRONG_WAY = {
     "deployments.local": (("import deployments.cli", "deployments.cli"),),
     "deployments.receiver": (("from deployments import setup", "deployments.setup"),),
 }
-"""By module: lines that import the wrong way, and what they import."""
+"""By module: forbidden import statements, and the module that each imports."""
 
 
-def test_every_import_the_wrong_way_is_found(clean: Path, tmp_path: Path) -> None:
-    shutil.copytree(clean, tmp_path, dirs_exist_ok=True)
-    for module, lines in WRONG_WAY.items():
+def test_every_forbidden_import_is_reported(valid_packages: Path, tmp_path: Path) -> None:
+    shutil.copytree(valid_packages, tmp_path, dirs_exist_ok=True)
+    for module, lines in FORBIDDEN.items():
         (tmp_path / f"{module.replace('.', '/')}.py").write_text("".join(f"{line}\n" for line, _ in lines))
     broken = lint(tmp_path)
     assert broken.returncode == 1, broken.stdout
-    said = broken.stdout.splitlines()
+    reported = broken.stdout.splitlines()
     missed = [
         f"{module} -> {target}"
-        for module, lines in WRONG_WAY.items()
+        for module, lines in FORBIDDEN.items()
         for _, target in lines
-        if not any(f"{module} -> {target} " in f"{line} " for line in said)
+        if not any(f"{module} -> {target} " in f"{line} " for line in reported)
     ]
     assert not missed, broken.stdout
 
@@ -123,14 +124,14 @@ def readme_script() -> str:
     return str(script)
 
 
-def test_the_script_of_the_readme_is_the_one_whose_types_are_checked() -> None:
+def test_readme_script_matches_type_checked_file() -> None:
     checked = (ROOT / "tests/readme_script.py").read_text()
     assert checked.partition("\n\n")[2] == readme_script()
-    assert all((ROOT / room / "py.typed").exists() for room in ("apixo", "blocks", "flows"))
+    assert all((ROOT / package / "py.typed").exists() for package in ("apixo", "blocks", "flows"))
 
 
-@pytest.mark.attack  # mypy reads all of Prefect for it; `make check` looks at the same script among the rest
-def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path) -> None:
+@pytest.mark.attack  # here, mypy reads all of Prefect; `make check` checks the same script with everything else
+def test_readme_script_passes_strict_type_check(tmp_path: Path) -> None:
     script = readme_script()
     (tmp_path / "script.py").write_text(script)
     checked = subprocess.run(
@@ -144,13 +145,13 @@ def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("room", "unwanted"),
+    ("package", "unwanted"),
     [
         ("apixo", ["prefect", "minio", "blocks", "flows", "deployments"]),
-        ("deployments.cli.app", ["prefect", "av"]),  # or `sora --help` would take two seconds
+        ("deployments.cli.app", ["prefect", "av"]),  # otherwise, `sora --help` would take two seconds
     ],
 )
-def test_a_light_room_pulls_in_nothing_heavy(room: str, unwanted: list[str]) -> None:
-    code = f"import sys, {room}; print([name for name in {unwanted} if name in sys.modules])"
+def test_light_package_imports_nothing_heavy(package: str, unwanted: list[str]) -> None:
+    code = f"import sys, {package}; print([name for name in {unwanted} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

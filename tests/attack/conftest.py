@@ -1,4 +1,4 @@
-"""What the attack tests share: the servers, blocks with long timeouts, and `sora` in processes of its own."""
+"""Fixtures of the attack tests: the servers, blocks with long timeouts, and `sora` in its own processes."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ async def servers(
 
 @pytest.fixture(autouse=True)
 def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As outside of tests, in this process and in those that it starts."""
+    """Enables logging to the API, as outside of tests, in this process and in those that it starts."""
     if "prefect_server" not in request.fixturenames:
         yield
         return
@@ -52,18 +52,18 @@ def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 @pytest.fixture
 async def slow_sandbox(video_folder: Path) -> AsyncIterator[SandboxServer]:
-    """Takes some seconds for each video, so that all are in progress when the outage begins."""
+    """A sandbox that takes some seconds for each video, so that all are in progress when the outage begins."""
     with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=video_folder)) as server:
         yield server
 
 
 @pytest.fixture
 def commands(prefect_server: PrefectServer, tmp_path: Path) -> Callable[..., Commands]:
-    def made(stored: StoredBlocks, **environment: str) -> Commands:
+    def make(stored: StoredBlocks, **environment: str) -> Commands:
         base = {**os.environ, **prefect_server.environment, "SORA_WORK_DIR": str(tmp_path / "work")}
         return Commands(stored, base | environment, tmp_path)
 
-    return made
+    return make
 
 
 @pytest.fixture

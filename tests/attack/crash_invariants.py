@@ -7,7 +7,7 @@ from typing import Final, Literal
 from flows.record.generation import State
 
 Recovery = Literal["rerun", "collect"]
-"""What follows a crash: the user runs the same command again, or nobody does anything and only the collector runs."""
+"""What follows a crash: the user runs the same command again, or does nothing, and only the collector runs."""
 RECOVERIES: Final[tuple[Recovery, ...]] = ("rerun", "collect")
 
 

@@ -89,7 +89,7 @@ class Environment:
     Attributes:
         key: the key of the generation.
         image: whether it starts from an image.
-        outside: a task that someone else created with the same API key; empty: there is none.
+        outside: a task that was created outside the pipeline with the same API key; empty: there is none.
         parent: the flow run that the generation is part of; None: there is none.
         ran: every command so far.
     """
@@ -131,7 +131,7 @@ class Environment:
         client._http.clear()
 
     async def make_outside(self) -> None:
-        """Someone else creates a task with the same API key."""
+        """Creates a task outside the pipeline, with the same API key."""
         self.outside = await made_outside(self.api, OUTSIDE_REQUEST)
 
     async def create_parent(self) -> None:
@@ -280,8 +280,8 @@ def _superseded_objects(found: Generation) -> list[ArchivedObject]:
 
 
 Calls = Literal["none", "live", "dropped"]
-"""Whether the provider is asked for callbacks. `live`: a receiver in this process gets them, and is never killed.
-`dropped`: they are lost, and the test itself calls a receiver that is about to be killed."""
+"""Whether the provider sends callbacks. `live`: a receiver in this process gets them, and is never killed. `dropped`:
+they are lost, and the test itself sends a callback to a receiver that is about to be killed."""
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 ROWS = 50
 TIME_LIMIT_SECONDS = 240.0
-"""Longer than any outage here, the retries and the work itself. Anything that takes longer counts as hung."""
+"""Longer than any outage here with its retries and the work itself. A run that takes longer counts as hung."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Commands:
         return await self.stored.recorded(key)
 
 
-def patient_api(sandbox: SandboxServer, **changed: Any) -> Any:
+def realistic_api(sandbox: SandboxServer, **changed: Any) -> Any:
     """The block as a user has it, except for the speed of the sandbox. The delays between retries are the defaults."""
     fields = {"initial_wait_seconds": 3, "poll_interval_seconds": 0.5, "deadline_seconds": 150} | changed
     return make_api(sandbox, **({"submit_timeout_seconds": 5, "retry_delay_seconds": 2} | fields))
@@ -65,8 +65,8 @@ async def run_disrupted_batch(
     """
     calendar = commands.folder / "fifty.csv"
     calendar.write_text("id,prompt\n" + "".join(f"{number:02},The same video\n" for number in range(ROWS)))
-    order = ("batch", str(calendar), "--key", key, "--submissions-per-second", "10")
-    running = await commands.start(*order)
+    command = ("batch", str(calendar), "--key", key, "--submissions-per-second", "10")
+    running = await commands.start(*command)
 
     async def half() -> bool:
         return len(sandbox.record.charged()) >= ROWS // 2
@@ -74,14 +74,14 @@ async def run_disrupted_batch(
     try:
         await until(half, what="half of the submissions", pause=0.05)
         await disrupt(running)
-        code, said = await commands.end(running)
+        code, output = await commands.end(running)
     finally:
         if running.returncode is None:
             running.kill()
-    archived = sum(key in line and " archived " in line for line in said.splitlines())
+    archived = sum(key in line and " archived " in line for line in output.splitlines())
     print(f"\ndisrupted: exit code {code}, {archived} lines archived, {len(sandbox.record.charged())} paid")
     if code:
-        code, said = await (then or commands).end(await (then or commands).start(*order))
+        code, output = await (then or commands).end(await (then or commands).start(*command))
         print(f"one more run: exit code {code}, {len(sandbox.record.charged())} paid")
     return code
 
@@ -107,6 +107,6 @@ async def resubmit_unconfirmed(commands: Commands, sandbox: SandboxServer, key: 
     assert len(sandbox.record.charged()) == ROWS - len(unclear)
     print(f"{ROWS - len(unclear)} archived and paid, {len(unclear)} unconfirmed")
     for name in unclear:
-        code, said = await commands.end(await commands.start("resolve", name, "--resubmit", "--yes"))
-        assert code == 0, said
+        code, output = await commands.end(await commands.start("resolve", name, "--resubmit", "--yes"))
+        assert code == 0, output
     await assert_all_archived(commands, sandbox, key)

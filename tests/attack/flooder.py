@@ -81,8 +81,8 @@ async def flood(port: int, requests: list[bytes], requests_per_second: float, se
 
 def main() -> None:
     port, requests_per_second, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     requests = [base64.b64decode(text) for text in json.load(sys.stdin)]
     print(json.dumps(asyncio.run(flood(port, requests, requests_per_second, seconds))))
 

@@ -57,7 +57,7 @@ class Tap:
     """Counts the effects of this process, records each point that it passes, and kills it at one of them.
 
     Args:
-        places: the addresses of the provider, the store and Prefect.
+        places: host and port of the provider, the store and Prefect.
         trace: gets a line for each point, before the process continues or is killed.
         die_at: where to kill it; None: nowhere.
     """

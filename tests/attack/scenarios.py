@@ -40,7 +40,7 @@ async def unconfirmed_and_paid(environment: Environment) -> None:
 
 
 async def unconfirmed_and_unpaid(environment: Environment) -> None:
-    """The paid call was lost, and nobody knows whether it arrived."""
+    """The paid call was lost, and it is unclear whether it arrived."""
     await _unconfirmed(environment, "reset_before")
 
 

@@ -91,23 +91,23 @@ async def health(port: int) -> int:
         return 0
 
 
-def calls(stored: StoredBlocks, keys: list[str]) -> list[bytes]:
+def flood_requests(stored: StoredBlocks, keys: list[str]) -> list[bytes]:
     """The requests for the flood: 40% forged tokens, 25% valid ones, 20% unknown keys, 15% junk."""
     api, forged = stored.api, "f" * 64
 
     def valid(key: str) -> str:
         return (api.callback_url_for(key) or "").removeprefix(api.callback_url or "")
 
-    made: list[bytes] = []
+    requests: list[bytes] = []
     for number, key in enumerate(keys):
-        made += [post(f"/apixo/{key}/{forged}", named(f"task_{n}")) for n in range(4)]
-        made += [post(f"/apixo/{key}/2/{forged}"), *[post(valid(key)[:-1], named("task_x"))] * 3]
-        made += [post(valid(key), body) for body in (named(None), b"{", named(f"task_{number}"), named("\x1b[2J"))]
-        made += [post(valid(key), b'{"taskId": "' + b"x" * 200_000 + b'"}')]
-        made += [post(valid(f"{key}.none"), named("task_x"))] * 2
-        made += [post(f"/apixo/{unique('nobody')}/{forged}", named("task_x"))] * 2
-        made += [post(valid(key), content_length="2000000"), post("/"), b"\x16\x03\x01\x02\r\n\r\n"]
-    return made
+        requests += [post(f"/apixo/{key}/{forged}", named(f"task_{n}")) for n in range(4)]
+        requests += [post(f"/apixo/{key}/2/{forged}"), *[post(valid(key)[:-1], named("task_x"))] * 3]
+        requests += [post(valid(key), body) for body in (named(None), b"{", named(f"task_{number}"), named("\x1b[2J"))]
+        requests += [post(valid(key), b'{"taskId": "' + b"x" * 200_000 + b'"}')]
+        requests += [post(valid(f"{key}.none"), named("task_x"))] * 2
+        requests += [post(f"/apixo/{unique('nobody')}/{forged}", named("task_x"))] * 2
+        requests += [post(valid(key), content_length="2000000"), post("/"), b"\x16\x03\x01\x02\r\n\r\n"]
+    return requests
 
 
 async def watch(port: int, until: asyncio.Event) -> list[tuple[int, float]]:
@@ -132,7 +132,7 @@ async def flooded(port: int, requests: list[bytes]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(400)
-async def test_a_flood_of_callbacks_stops_no_generation_and_the_receiver_stays_up(
+async def test_callback_flood_stops_neither_generations_nor_receiver(
     stored: StoredBlocks, receiver: ManagedProcess, sandbox: SandboxServer, key: str
 ) -> None:
     port = port_of(stored)
@@ -151,7 +151,7 @@ async def test_a_flood_of_callbacks_stops_no_generation_and_the_receiver_stays_u
     unfinished = VIDEOS - sum(task.finished for task in sandbox.tasks.all())
     polls_before = len(sandbox.record.statuses())
     began = time.monotonic()
-    flood = await flooded(port, calls(stored, keys))
+    flood = await flooded(port, flood_requests(stored, keys))
     took = time.monotonic() - began
     polls = len(sandbox.record.statuses()) - polls_before
     over.set()

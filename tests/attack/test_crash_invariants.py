@@ -26,7 +26,7 @@ RESUBMITTED = Limits(posts=2)
         pytest.param(ARCHIVED, None, "rerun", Limits(), id="there was no record, and the rerun archived it"),
         pytest.param(NOTHING, None, "collect", Limits(), id="there was no record, and the collector submits nothing"),
         pytest.param(replace(NOTHING, marked=True), None, "collect", Limits(), id="only a marker is left"),
-        pytest.param(UNCONFIRMED, State.CLAIMED, "rerun", Limits(), id="unclear, and the user is told"),
+        pytest.param(UNCONFIRMED, State.CLAIMED, "rerun", Limits(), id="unclear, and the error says what to do"),
         pytest.param(UNCONFIRMED, State.CLAIMED, "collect", Limits(), id="unclear, and the collector reports it"),
         pytest.param(replace(UNCONFIRMED, posts=0, charged=()), State.CLAIMED, "rerun", Limits(), id="it was not paid"),
         pytest.param(
@@ -43,7 +43,7 @@ RESUBMITTED = Limits(posts=2)
             for recovery in ("rerun", "collect")
         ),
         pytest.param(replace(ARCHIVED, posts=2), State.REJECTED, "rerun", RESUBMITTED, id="a user resubmitted"),
-        pytest.param(REJECTED, State.REJECTED, "collect", Limits(), id="unpaid, and nobody ran it again"),
+        pytest.param(REJECTED, State.REJECTED, "collect", Limits(), id="unpaid, and not rerun"),
     ],
 )
 def test_allowed_outcomes_pass(facts: Facts, crashed_as: State | None, recovery: Recovery, limits: Limits) -> None:

@@ -38,18 +38,18 @@ FIRST: Final = (
 
 @pytest.mark.sample
 @pytest.mark.parametrize("scenario", SAMPLED, ids=str)
-async def test_a_sample_of_crashes(scenario: Scenario, servers: Servers) -> None:
+async def test_sampled_crashes_violate_no_invariants(scenario: Scenario, servers: Servers) -> None:
     await attack(scenario, servers, every=EVERY)
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-async def test_a_crash_at_every_point(scenario: Scenario, servers: Servers) -> None:
+async def test_crash_at_every_point_violates_no_invariants(scenario: Scenario, servers: Servers) -> None:
     await attack(scenario, servers, every=1)
 
 
 @pytest.mark.timeout(3600)
-async def test_two_crashes_in_a_row(servers: Servers) -> None:
+async def test_two_consecutive_crashes_violate_no_invariants(servers: Servers) -> None:
     await attack_twice(FIRST, servers, every=EVERY_SECOND)
 
 

@@ -40,8 +40,8 @@ LOOPBACK: Final = [
     "127\u30020\u30020\u30021", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%2f@8.8.8.8", "8.8.8.8@127.0.0.1",
     "user:hunter2@127.0.0.1", "8.8.8.8\\@127.0.0.1", "127.0.0.1\t", "127.0.0.1\n", "\x7f.0.0.1",
 ]  # fmt: skip
-"""Spellings of the address of this machine, valid and invalid."""
-ELSEWHERE: Final = [
+"""Valid and invalid spellings of the loopback address."""
+FORBIDDEN_URLS: Final = [
     "http://10.0.0.1/v.mp4", "http://192.168.0.1/v.mp4", "http://172.16.0.1/v.mp4", "http://100.64.0.1/v.mp4",
     "http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
     "http://[fe80::1]/v.mp4", "http://[fe80::1%25lo]/v.mp4", "http://[::ffff:10.0.0.1]/v.mp4", "http://[fc00::1]/",
@@ -50,7 +50,7 @@ ELSEWHERE: Final = [
     "/etc/passwd", "//127.0.0.1/v.mp4", "http:/127.0.0.1/v.mp4", "http:\\\\127.0.0.1\\v.mp4", "\\\\127.0.0.1\\share",
     "http://", "https://user:hunter2@8.8.8.8/v.mp4", "http://8.8.8.8:22/", "s3://sora-videos/v.mp4",
 ]  # fmt: skip
-REDIRECTED: Final = [
+FORBIDDEN_REDIRECTS: Final = [
     "http://169.254.169.254/latest/meta-data/", "//169.254.169.254/v.mp4", "HTTP://2852039166/v.mp4",
     "http://[::ffff:a9fe:a9fe]/", "http://[64:ff9b::a9fe:a9fe]/", "http://[fe80::1]/", "http://0.0.0.0/", "http://[::]/",
     "file:///etc/passwd", "FILE:/etc/passwd", "ftp://127.0.0.1/v.mp4", "data:video/mp4;base64,AAAA",
@@ -76,16 +76,16 @@ def provider(video: bytes, prefect_server: PrefectServer) -> Iterator[HostilePro
 
 @pytest.fixture
 def sora(stored: StoredBlocks, prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Sora]:
-    made = Sora(tmp_path, prefect_server.environment, [stored.archive.secret_key.get_secret_value()])
-    yield made
-    made.close()
+    cli = Sora(tmp_path, prefect_server.environment, [stored.archive.secret_key.get_secret_value()])
+    yield cli
+    cli.close()
 
 
 @pytest.fixture
 def internal() -> Iterator[InternalHost]:
-    made = InternalHost()
-    yield made
-    made.close()
+    host = InternalHost()
+    yield host
+    host.close()
 
 
 async def stored_for(
@@ -118,11 +118,11 @@ async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
         return {found.state for found in (await Ledger(store).read_all(keys)).values()}
 
 
-async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
+async def test_internal_image_urls_are_neither_requested_nor_paid_for(
     provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
-    urls = [*(f"http://{host}:{internal.port}/a.png" for host in LOOPBACK), *ELSEWHERE]
+    urls = [*(f"http://{host}:{internal.port}/a.png" for host in LOOPBACK), *FORBIDDEN_URLS]
     rows = [{"id": f"bad-{number}", "prompt": "Dunes", "image_urls": [url]} for number, url in enumerate(urls)]
     rows.insert(3, {"id": "good", "prompt": "Dunes"})
     summary = await run_batch(stored, key, rows, wait=False)
@@ -135,10 +135,10 @@ async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
     assert await open_keys(stored) == [f"{key}-good"]
 
 
-async def test_without_the_guard_the_internal_host_would_be_reached(
+async def test_internal_host_is_reached_if_private_hosts_are_allowed(
     provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
-    """Otherwise the test above could not fail."""
+    """Shows that the test above can fail."""
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
     rows = [
         {"id": f"{number}", "prompt": "Dunes", "image_urls": [f"http://{host}:{internal.port}/a.png"]}
@@ -149,7 +149,7 @@ async def test_without_the_guard_the_internal_host_would_be_reached(
     assert provider.posts == []
 
 
-async def test_a_paid_video_with_a_forbidden_url_stays_open_until_the_provider_gives_another(
+async def test_paid_video_with_forbidden_url_stays_open_until_url_changes(
     provider: HostileProvider,
     internal: InternalHost,
     archive: VideoArchive,
@@ -158,22 +158,22 @@ async def test_a_paid_video_with_a_forbidden_url_stays_open_until_the_provider_g
     video: bytes,
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
-    urls = [*(f"http://{host}:{internal.port}/v.mp4" for host in LOOPBACK), *ELSEWHERE]
+    urls = [*(f"http://{host}:{internal.port}/v.mp4" for host in LOOPBACK), *FORBIDDEN_URLS]
     await stays_open_and_is_archived_later(provider, stored, key, urls)
     assert internal.clients == []
 
 
-async def test_a_redirect_to_a_forbidden_url_loses_no_paid_video(
+async def test_redirect_to_forbidden_url_loses_no_paid_video(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
-    provider.redirects = {str(number): location for number, location in enumerate(REDIRECTED)}
-    provider.redirects |= {f"chain-{number}": f"/to/{number}" for number in range(len(REDIRECTED))}
+    provider.redirects = {str(number): location for number, location in enumerate(FORBIDDEN_REDIRECTS)}
+    provider.redirects |= {f"chain-{number}": f"/to/{number}" for number in range(len(FORBIDDEN_REDIRECTS))}
     first = ["/to/" + name for name in provider.redirects]
     await stays_open_and_is_archived_later(provider, stored, key, [provider.url + path for path in first])
     # Each URL twice, by the run and by the collector, and nothing but the redirects themselves and the good video.
     followed = [path for path in provider.requested if path != "/video.mp4"]
-    assert sorted(followed) == sorted(2 * (first + [f"/to/{number}" for number in range(len(REDIRECTED))]))
+    assert sorted(followed) == sorted(2 * (first + [f"/to/{number}" for number in range(len(FORBIDDEN_REDIRECTS))]))
 
 
 async def stays_open_and_is_archived_later(
@@ -208,22 +208,22 @@ async def names(stored: StoredBlocks, prefix: str) -> list[str]:
         return await store.names(prefix)
 
 
-async def test_a_good_result_among_bad_ones_is_archived(
+async def test_valid_result_url_among_forbidden_ones_is_archived(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
     good = f"{provider.url}/video.mp4"
     provider.results = {"Dunes": ["file:///etc/passwd", "http://169.254.169.254/v.mp4", good, "data:video/mp4,x"]}
-    made = await stored.generate(VideoRequest(prompt="Dunes"), key=key)
-    assert made.state is State.ARCHIVED
-    assert made.video is not None
-    assert made.video.name.endswith("/video-3.mp4")
-    assert sum("was left out" in warning for warning in made.warnings) == 3
+    generation = await stored.generate(VideoRequest(prompt="Dunes"), key=key)
+    assert generation.state is State.ARCHIVED
+    assert generation.video is not None
+    assert generation.video.name.endswith("/video-3.mp4")
+    assert sum("was left out" in warning for warning in generation.warnings) == 3
     assert (provider.posts, provider.requested) == (["Dunes"], ["/video.mp4"])
     assert await open_keys(stored) == []
 
 
-async def test_the_error_about_a_forbidden_result_says_what_to_do(
+async def test_forbidden_result_error_says_what_to_do(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
@@ -254,10 +254,10 @@ PROMPTS: Final = [
 ]
 
 
-async def test_prompts_reach_the_provider_and_are_plain_text_everywhere(
+async def test_prompts_reach_provider_and_are_shown_as_plain_text(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str, tmp_path: Path
 ) -> None:
-    """Unchanged, but for line ends: the same text is the same video, whatever program saved the calendar."""
+    """Only line ends are normalized, so the same text is the same video, whatever program saved the calendar."""
     prompts = [line_ends(prompt) for prompt in dict.fromkeys(PROMPTS)]
     calendar = tmp_path / "plan.jsonl"
     calendar.write_text(
@@ -333,20 +333,20 @@ async def reported_by_prefect(server: PrefectServer, key: str, keys: list[str]) 
     return [*(run["name"] for run in (*runs, *tasks)), *states, *(log["message"] for log in logs)]
 
 
-def test_the_command_line_shows_prompts_without_control_characters(
+def test_command_line_shows_prompts_without_control_characters(
     sora: Sora, sandbox: SandboxServer, stored: StoredBlocks, key: str
 ) -> None:
     blocks = ["--api", stored.name, "--archive", stored.name]
     prompt = "".join(f"{text} " for text in PROMPTS if "\0" not in text and len(text) < 1_000)
-    made = sora("generate", prompt, "--key", key, "--no-wait", *blocks)
-    assert made.code == 0, made.all
-    said = [
-        made.all,
+    generated = sora("generate", prompt, "--key", key, "--no-wait", *blocks)
+    assert generated.code == 0, generated.all
+    outputs = [
+        generated.all,
         sora("show", key, "--archive", stored.name).all,
         sora("list", "--archive", stored.name).all,
         sora("generate", "another prompt", "--key", key, *blocks).all,
     ]
-    for text in said:
+    for text in outputs:
         assert re.findall(CONTROLS, text.replace("\n", "")) == []
         assert "Traceback" not in text
     assert [json.loads(request.body)["input"]["prompt"] for request in sandbox.record.submits()] == [prompt]

@@ -1,4 +1,4 @@
-"""An effect has the same label in every run, and effects that depend on the time have none."""
+"""An effect has the same label in every run. Effects that depend on timing have no label."""
 
 import json
 import uuid
@@ -31,7 +31,7 @@ ID = uuid.UUID(int=5)  # fixed, because all workers of xdist must collect the sa
         ("GET", "https://example.com/", b"", "GET elsewhere"),
     ],
 )  # fmt: skip
-def test_the_label_of_a_request_says_what_it_does(method: str, url: str, body: bytes, label: str | None) -> None:
+def test_request_label_describes_effect(method: str, url: str, body: bytes, label: str | None) -> None:
     assert label_of_request(PLACES, method, url, body) == label
 
 
@@ -51,7 +51,7 @@ def test_the_label_of_a_request_says_what_it_does(method: str, url: str, body: b
         ("PUT", "", "PUT bucket"),
     ],
 )
-def test_the_label_of_a_store_call_names_its_object(method: str, name: str, label: str) -> None:
+def test_store_call_label_names_object(method: str, name: str, label: str) -> None:
     assert label_of_store_call(method, name) == label
 
 
@@ -68,15 +68,15 @@ def test_the_label_of_a_store_call_names_its_object(method: str, name: str, labe
         ({"type": "auth", "token": None}, None),
     ],
 )  # fmt: skip
-def test_the_label_of_a_message_is_its_event(message: dict[str, object], label: str | None) -> None:
+def test_message_label_names_event(message: dict[str, object], label: str | None) -> None:
     assert label_of_message(json.dumps(message)) == label
 
 
-def test_on_the_disk_only_a_video_that_gets_its_final_name_counts() -> None:
+def test_only_rename_of_video_to_final_name_has_label() -> None:
     assert label_of_rename("/work_root/key.abc/video.mp4") == "RENAME video.mp4"
     assert label_of_rename("/work_root/key.abc/video.mp4.part") is None
 
 
-def test_a_point_is_parsed_as_it_was_written() -> None:
+def test_point_round_trips_through_str_and_parse() -> None:
     point = Point(label="EVENT task-run.Running wait", number=12, moment="sent")
     assert Point.parse(str(point)) == point

@@ -71,9 +71,9 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
         objects: dict[str, bytes] = {}
         for number in range(min(PER_DAY, videos - day * PER_DAY)):
             key, at = f"video-{day:03}-{number:04}", FIRST + timedelta(days=day, minutes=number)
-            made = transitions.submitted(claimed(key, at), attempt_number=1, task_id=f"task-{key}", now=at)
+            generation = transitions.submitted(claimed(key, at), attempt_number=1, task_id=f"task-{key}", now=at)
             keys.append(key)
-            objects[record_name(key)] = made.model_dump_json(indent=2).encode()
+            objects[record_name(key)] = generation.model_dump_json(indent=2).encode()
             # For older days it only matters that the folders exist, and writing takes minutes.
             for name in ("video.mp4", "poster.jpg", "generation.json")[
                 : 3 if videos - day * PER_DAY <= 3 * PER_DAY else 1
@@ -88,7 +88,7 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("videos", [1_200, VIDEOS])
-async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: int, archive: VideoArchive) -> None:
+async def test_newest_videos_of_large_archive_are_found_quickly(videos: int, archive: VideoArchive) -> None:
     async with aclosing(archive.store()) as store:
         newest_first = await archive_with(archive, store, videos)
         ledger = Ledger(store)
@@ -114,7 +114,7 @@ async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: in
 
 
 @pytest.mark.timeout(1800)
-async def test_ten_thousand_open_records_are_processed_in_a_minute(
+async def test_ten_thousand_open_records_are_processed_within_a_minute(
     video_folder: Path, archive: VideoArchive, prefect_server: object
 ) -> None:
     """A thousand are in progress, which is the provider's limit. The others are unconfirmed and wait for a user."""
@@ -139,12 +139,12 @@ async def collect_ten_thousand(sandbox: SandboxServer, archive: VideoArchive) ->
     objects: dict[str, bytes] = {}
     for number in range(OPEN):
         key = f"open-{number:05}"
-        made = claimed(key, before)
+        generation = claimed(key, before)
         if number < IN_PROGRESS:
-            made = transitions.submitted(made, attempt_number=1, task_id=tasks[number], now=before)
+            generation = transitions.submitted(generation, attempt_number=1, task_id=tasks[number], now=before)
         else:
-            made = transitions.unconfirmed(made, attempt_number=1, problem=UNCLEAR, now=before)
-        objects |= {record_name(key): made.model_dump_json().encode(), marker_name(key): b""}
+            generation = transitions.unconfirmed(generation, attempt_number=1, problem=UNCLEAR, now=before)
+        objects |= {record_name(key): generation.model_dump_json().encode(), marker_name(key): b""}
     await write_packed(archive, objects)
     began, processor = time.monotonic(), time.process_time()
     await collect_videos(api=stored.name, archive=stored.name)

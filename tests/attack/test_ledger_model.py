@@ -19,6 +19,6 @@ STEPS = int(os.environ.get("STEPS", "50"))
 
 
 @pytest.mark.timeout(7200)
-def test_no_schedule_violates_an_invariant(archive: VideoArchive, tmp_path: Path) -> None:
+def test_no_schedule_violates_invariants(archive: VideoArchive, tmp_path: Path) -> None:
     with open_harness(archive, tmp_path) as harness:
         explore(harness, examples=EXAMPLES, steps=STEPS, derandomize=False)

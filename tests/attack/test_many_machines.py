@@ -39,7 +39,7 @@ def many_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("videos", "shards"), [(30, 3), (300, 6)])
-async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
+async def test_machine_failure_loses_no_video_and_causes_no_second_payment(
     videos: int, shards: int, many_machines: Topology, one_video: Path, archive: VideoArchive, tmp_path: Path
 ) -> None:
     settings = SandboxSettings(speed=SPEED, data_dir=one_video)
@@ -84,10 +84,10 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
         f"{killed_at - began:.0f} s: {took:.0f} s in all, {posts} POSTs, {charged} charged, "
         f"{states.count('archived')} archived, {unclear} unconfirmed"
     )
-    said = out.decode()
-    assert "is taken up again" in said, said[-3000:]
-    # A paid call that was interrupted may have been paid: it is not sent again, and a user must look it up.
-    assert states.count("archived") + unclear == videos, said[-3000:]
+    output_text = out.decode()
+    assert "is taken up again" in output_text, output_text[-3000:]
+    # A paid call that was interrupted may have been paid: it is not sent again, and a user must resolve it.
+    assert states.count("archived") + unclear == videos, output_text[-3000:]
     assert unclear <= 5
     assert len(markers) == unclear
     assert posts <= videos

@@ -21,7 +21,7 @@ from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
-from tests.attack.fifty import Commands, assert_all_archived, patient_api, resubmit_unconfirmed, run_disrupted_batch
+from tests.attack.fifty import Commands, assert_all_archived, realistic_api, resubmit_unconfirmed, run_disrupted_batch
 from tests.e2e.running import ROOT
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_archive
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @outages
-async def test_minio_is_down_for_a_while(
+async def test_batch_survives_minio_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     prefect_server: PrefectServer,
@@ -60,16 +60,16 @@ async def test_minio_is_down_for_a_while(
 
     await asyncio.to_thread(start)
     try:
-        stored = await store_blocks(patient_api(slow_sandbox), make_archive(servers[0]))
-        made = commands(stored)
-        assert await run_disrupted_batch(made, slow_sandbox, key, outage) == 0
-        await assert_all_archived(made, slow_sandbox, key)
+        stored = await store_blocks(realistic_api(slow_sandbox), make_archive(servers[0]))
+        cli = commands(stored)
+        assert await run_disrupted_batch(cli, slow_sandbox, key, outage) == 0
+        await assert_all_archived(cli, slow_sandbox, key)
     finally:
         servers[-1].process.stop()
 
 
 @outages
-async def test_the_prefect_server_is_down_for_a_while(
+async def test_batch_survives_prefect_server_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -90,16 +90,16 @@ async def test_the_prefect_server_is_down_for_a_while(
 
     await asyncio.to_thread(start)
     try:
-        api, archive = patient_api(slow_sandbox), make_archive(minio)
+        api, archive = realistic_api(slow_sandbox), make_archive(minio)
         stored = StoredBlocks("default", api, archive)
-        made = commands(stored, **servers[0].environment)
+        cli = commands(stored, **servers[0].environment)
         set_up = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "deployments.cli", "setup", "--no-deploy", cwd=tmp_path,
-            env=made.environment | {"PYTHONPATH": str(ROOT)} | as_environment(api, archive),
+            env=cli.environment | {"PYTHONPATH": str(ROOT)} | as_environment(api, archive),
         )  # fmt: skip
         assert await set_up.wait() == 0
-        assert await run_disrupted_batch(made, slow_sandbox, key, outage) == 0
-        await assert_all_archived(made, slow_sandbox, key)
+        assert await run_disrupted_batch(cli, slow_sandbox, key, outage) == 0
+        await assert_all_archived(cli, slow_sandbox, key)
     finally:
         servers[-1].process.stop()
 
@@ -119,7 +119,7 @@ def as_environment(api: Any, archive: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s")])
-async def test_the_provider_is_down_for_a_while(
+async def test_batch_survives_provider_outage(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -134,18 +134,18 @@ async def test_the_provider_is_down_for_a_while(
             await asyncio.sleep(seconds)
             gate.shut = nothing
 
-        api = patient_api(slow_sandbox, base_url=f"http://{gate.endpoint}")
+        api = realistic_api(slow_sandbox, base_url=f"http://{gate.endpoint}")
         stored = await store_blocks(api, make_archive(minio))
-        made = commands(stored)
-        await run_disrupted_batch(made, slow_sandbox, key, outage)
-        await resubmit_unconfirmed(made, slow_sandbox, key)  # a request that was cut off may have been read
+        cli = commands(stored)
+        await run_disrupted_batch(cli, slow_sandbox, key, outage)
+        await resubmit_unconfirmed(cli, slow_sandbox, key)  # a request that was cut off may have been read
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
     """A disk of 128 KB in this folder. Only commands that start with the yielded prefix can see it.
 
-    It is in a mount namespace of its own, so it disappears with this process, however that ends.
+    It is in its own mount namespace, so it disappears with this process, however that ends.
     """
     holder = ManagedProcess(
         ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=128k tmpfs "$0" && echo $$ && exec sleep 600',
@@ -163,7 +163,7 @@ def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
         holder.stop()
 
 
-async def test_the_disk_is_too_small_for_fifty_videos_at_once(
+async def test_batch_survives_small_disk_that_fills_up(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -173,19 +173,19 @@ async def test_the_disk_is_too_small_for_fifty_videos_at_once(
 ) -> None:
     work_root = tmp_path / "small"
     work_root.mkdir()
-    made = commands(await store_blocks(patient_api(slow_sandbox), make_archive(minio)))
-    with small_disk(work_root) as inside:
+    cli = commands(await store_blocks(realistic_api(slow_sandbox), make_archive(minio)))
+    with small_disk(work_root) as prefix:
 
-        async def others_fill_it(_: object) -> None:
-            others = [*inside, "sh", "-c", f"head -c 110000 /dev/zero > {work_root}/others"]
-            assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
+        async def fill_disk(_: object) -> None:
+            fill = [*prefix, "sh", "-c", f"head -c 110000 /dev/zero > {work_root}/others"]
+            assert await (await asyncio.create_subprocess_exec(*fill)).wait() == 0
 
-        full = replace(commands(made.stored, SORA_WORK_DIR=str(work_root)), prefix=inside)
-        assert await run_disrupted_batch(full, slow_sandbox, key, others_fill_it, then=made) == 0
-    await assert_all_archived(made, slow_sandbox, key)
+        full_disk_cli = replace(commands(cli.stored, SORA_WORK_DIR=str(work_root)), prefix=prefix)
+        assert await run_disrupted_batch(full_disk_cli, slow_sandbox, key, fill_disk, then=cli) == 0
+    await assert_all_archived(cli, slow_sandbox, key)
 
 
-async def test_the_disk_of_the_work_directory_is_full(
+async def test_run_on_full_disk_fails_and_rerun_archives_video(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -195,19 +195,19 @@ async def test_the_disk_of_the_work_directory_is_full(
 ) -> None:
     work_root = tmp_path / "small"
     work_root.mkdir()
-    stored = await store_blocks(patient_api(slow_sandbox), make_archive(minio))
-    order = ("generate", "The same video, twelve seconds", "--duration", "12", "--key", key)
-    with small_disk(work_root) as inside:
-        full = replace(commands(stored, SORA_WORK_DIR=str(work_root)), prefix=inside)
-        others = [*inside, "sh", "-c", f"head -c 120000 /dev/zero > {work_root}/others"]
-        assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
+    stored = await store_blocks(realistic_api(slow_sandbox), make_archive(minio))
+    arguments = ("generate", "The same video, twelve seconds", "--duration", "12", "--key", key)
+    with small_disk(work_root) as prefix:
+        full_disk_cli = replace(commands(stored, SORA_WORK_DIR=str(work_root)), prefix=prefix)
+        fill = [*prefix, "sh", "-c", f"head -c 120000 /dev/zero > {work_root}/others"]
+        assert await (await asyncio.create_subprocess_exec(*fill)).wait() == 0
         assert list(work_root.iterdir()) == []  # this process does not see that disk
-        code, said = await full.end(await full.start(*order))
-        assert code == 1, said
-        assert "No space left" in said or "disk" in said, said
-        found = await full.recorded(key)
+        code, output = await full_disk_cli.end(await full_disk_cli.start(*arguments))
+        assert code == 1, output
+        assert "No space left" in output or "disk" in output, output
+        found = await full_disk_cli.recorded(key)
         assert found is not None
         assert found.state is State.SUCCEEDED
-    code, said = await full.end(await commands(stored).start(*order))  # on the normal disk
-    assert code == 0, said
+    code, output = await full_disk_cli.end(await commands(stored).start(*arguments))  # on the normal disk
+    assert code == 0, output
     assert len(slow_sandbox.record.charged()) == 1

@@ -70,11 +70,11 @@ async def run_and_check(row: Row, outcome: Outcome, stored: StoredBlocks, sandbo
     """Runs the flow once, and checks the outcome and the record."""
     request = request_of(row, sandbox)
     if outcome is Outcome.ARCHIVED:
-        made = await stored.generate(request, key=key)
-        assert made == await stored.recorded(key)
-        assert sum(item.kind == "video" for item in made.objects) == row.videos
+        generation = await stored.generate(request, key=key)
+        assert generation == await stored.recorded(key)
+        assert sum(item.kind == "video" for item in generation.objects) == row.videos
         if row.warning:
-            assert re.search(row.warning, " ".join(made.warnings))
+            assert re.search(row.warning, " ".join(generation.warnings))
         raised = None
     else:
         with pytest.raises(ERRORS[outcome]) as caught:
@@ -138,7 +138,7 @@ async def stored(row: Row, sandbox: SandboxServer, minio: Any, prefect_server: o
 
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("row", SAMPLED, ids=lambda row: row.name)
-async def test_every_fault_of_the_provider_ends_as_the_table_says(
+async def test_provider_fault_leads_to_documented_outcome(
     row: Row, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(*row.faults)
@@ -175,13 +175,13 @@ async def point_to(base_url: str, stored: StoredBlocks) -> None:
 
 
 @pytest.mark.sample
-def test_the_page_shows_the_table() -> None:
+def test_page_contains_current_fault_table() -> None:
     page = PAGE.read_text()
     assert page == with_table(page), "run `python -m tests.attack.provider_faults`"
 
 
 @pytest.mark.sample
-def test_every_fault_of_the_sandbox_has_a_row() -> None:
+def test_every_sandbox_fault_has_a_row() -> None:
     matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS, "result": RESULT}
     for call, rows in matrix.items():
         covered = {fault.kind for row in rows for fault in row.faults if fault.call == call}

@@ -1,4 +1,4 @@
-"""A calendar of a thousand rows in one run with default settings, except for waits that fit the sandbox's speed."""
+"""A calendar of a thousand rows in one run, with default settings except for waits that fit the sandbox's speed."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.generate_batch import SUBMISSIONS_PER_SECOND
-from tests.attack.thousand import Taken
+from tests.attack.thousand import BatchResult
 from tests.e2e.running import ROOT
 from tests.flows.conftest import store_blocks
 from tests.support import make_api
@@ -29,7 +29,7 @@ MAX_CALLS: Final = 14.0
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("submissions_per_second", [SUBMISSIONS_PER_SECOND, FASTEST])
-async def test_a_calendar_of_a_thousand_rows_is_archived_completely(
+async def test_calendar_of_thousand_rows_is_archived_completely(
     submissions_per_second: float,
     one_video: Path,
     archive: VideoArchive,
@@ -56,16 +56,17 @@ async def test_a_calendar_of_a_thousand_rows_is_archived_completely(
             cwd=ROOT, env={**os.environ, **prefect_server.environment, "SORA_WORK_DIR": str(tmp_path / "work")},
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
         posts, charged = len(sandbox.record.submits()), len(sandbox.record.charged())
-    taken = Taken.model_validate_json(said.splitlines()[-1])
-    calls = sum(taken.store_calls.values()) / ROWS
+    result = BatchResult.model_validate_json(output.splitlines()[-1])
+    calls = sum(result.store_calls.values()) / ROWS
     print(
-        f"\n{submissions_per_second:g} submissions a second: {taken.seconds:.0f} s, {taken.processor_seconds:.0f} s of "
-        f"processor time, {taken.before_kib / 1024:.0f} MiB before and {taken.peak_kib / 1024:.0f} MiB at most, "
-        f"{calls:.2f} store calls per video: {taken.store_calls}"
+        f"\n{submissions_per_second:g} submissions a second: {result.seconds:.0f} s, "
+        f"{result.processor_seconds:.0f} s of processor time, "
+        f"{result.before_kib / 1024:.0f} MiB before and {result.peak_kib / 1024:.0f} MiB at most, "
+        f"{calls:.2f} store calls per video: {result.store_calls}"
     )
-    assert taken.states == {"archived": ROWS}, taken.problems
+    assert result.states == {"archived": ROWS}, result.problems
     assert (posts, charged) == (ROWS, ROWS)
-    assert taken.pool_timeouts == 0
+    assert result.pool_timeouts == 0
     assert calls < MAX_CALLS

@@ -1,8 +1,8 @@
-"""Two releases side by side, as when workers are replaced one after another while runs are in progress.
+"""Two releases run side by side, as when workers are replaced one after another while runs are in progress.
 
 In the work pool tests, the older release is the last commit before the current schema of the record. In the command
-test, the older release is this code, and the newer one is this code with the next schema version, which is all that an
-older release can see of a newer one.
+test, the older release is this code, and the newer one is this code with the next schema version, which is the only
+difference that an older release can see.
 """
 
 import json
@@ -43,7 +43,7 @@ NEWER: Final = (
 
 @pytest.mark.attack
 @pytest.mark.timeout(600)
-async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
+async def test_older_and_newer_release_share_batch_and_pay_once(
     prefect_server: PrefectServer,
     archive: VideoArchive,
     one_video: Path,
@@ -54,7 +54,7 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     key = unique("upgrade")
     calendar = tmp_path / "calendar.csv"
     calendar.write_text("id,prompt\n" + "".join(f"{number},Dunes; take {number}\n" for number in range(ROWS)))
-    order = ("batch", str(calendar), "--key", key, "-v", "--submissions-per-second")
+    command = ("batch", str(calendar), "--key", key, "-v", "--submissions-per-second")
     with SandboxServer(SandboxSettings(speed=60, data_dir=one_video)) as sandbox:
         api = make_api(sandbox, initial_wait_seconds=2, poll_interval_seconds=0.5, deadline_seconds=120)
         stored = await store_blocks(api, archive)
@@ -64,10 +64,10 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
         async def started() -> bool:
             return len(sandbox.record.charged()) >= 1
 
-        under_way = await older.start(*order, "0.1")
+        under_way = await older.start(*command, "0.1")
         await until(started, what="the first submission")
-        newer_code, newer_said = await newer.end(await newer.start(*order, "20"))
-        older_code, older_said = await older.end(under_way)
+        newer_code, newer_output = await newer.end(await newer.start(*command, "20"))
+        older_code, older_output = await older.end(under_way)
         # The markers of claims that the older one lost remain. A collector that can read the records removes them.
         collected = await newer.end(await newer.start("collect"))
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == ROWS
@@ -76,14 +76,14 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
         keys = [f"{key}-{number}" for number in range(ROWS)]
         records = list((await ledger.Ledger(store).read_all(keys)).values())
         left_open = await store.names("open/")
-    assert newer_code == 0, newer_said
+    assert newer_code == 0, newer_output
     assert collected[0] == 0, collected[1]
     assert left_open == []
     assert [record.state for record in records] == [State.ARCHIVED] * ROWS
     assert {record.schema_version for record in records} >= {SCHEMA + 1}
-    # The older one does not touch what the newer one wrote, and says why.
+    # The older one does not change what the newer one wrote, and reports why.
     assert older_code != 0
-    assert "newer version" in older_said
+    assert "newer version" in older_output
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ async def start(
 @pytest.mark.attack
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["older", "newer"])
-async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_on_the_same_work_pool(
+async def test_newer_release_finishes_video_started_by_either_release(
     first: str,
     start: StartRun,
     older_release: Path,
@@ -159,7 +159,7 @@ async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_
 ) -> None:
     """The run that paid is killed. If that was the newer release, the older one runs next, and changes nothing."""
 
-    async def ended(run: FlowRun) -> FlowRun:
+    async def wait_for_end(run: FlowRun) -> FlowRun:
         async def final() -> FlowRun | None:
             found = await prefect.read_flow_run(run.id)
             return found if found.state is not None and found.state.is_final() else None
@@ -169,19 +169,19 @@ async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_
     with SandboxServer(SandboxSettings(speed=20, data_dir=one_video)) as sandbox:
         api = make_api(sandbox, initial_wait_seconds=60, poll_interval_seconds=0.5, deadline_seconds=120)
         stored = await store_blocks(api, archive)
-        order = {"request": {"prompt": "Dunes"}, "key": key, "api": stored.name, "archive": stored.name}
-        await start(older_release if first == "older" else ROOT, **order)
+        parameters = {"request": {"prompt": "Dunes"}, "key": key, "api": stored.name, "archive": stored.name}
+        await start(older_release if first == "older" else ROOT, **parameters)
         os.kill(await until(lambda: _paying_process(stored, key), what="a submitted task", pause=0.1), signal.SIGKILL)
         sooner = api.model_copy(update={"initial_wait_seconds": 1.0})
         await sooner.save(stored.name, overwrite=True)
         if first == "newer":
-            refused = await ended(await start(older_release, **order))
-            assert refused.state is not None
-            assert refused.state.is_failed()
-            assert "newer version" in str(refused.state.message)
-        made = await ended(await start(ROOT, **order))
-        assert made.state is not None
-        assert made.state.is_completed(), made.state.message
+            rejected = await wait_for_end(await start(older_release, **parameters))
+            assert rejected.state is not None
+            assert rejected.state.is_failed()
+            assert "newer version" in str(rejected.state.message)
+        finished = await wait_for_end(await start(ROOT, **parameters))
+        assert finished.state is not None
+        assert finished.state.is_completed(), finished.state.message
         (found,) = await _records(stored, key)
         assert (found["state"], found["schema_version"]) == (State.ARCHIVED, SCHEMA)
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == 1

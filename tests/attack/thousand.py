@@ -1,6 +1,6 @@
-"""Runs one batch, and prints as JSON what it took: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
+"""Runs one batch, and prints the measurements as JSON: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
 
-It has its own process, so that neither the sandbox nor the test is measured.
+It runs in its own process, so that the sandbox and the test are not measured with it.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ CALLERS: Final = ("apixo", "blocks", "flows", "prefect")
 """The client that a request comes from: the first of these packages up the stack."""
 
 
-class Taken(BaseModel):
-    """What a batch took, and how it ended.
+class BatchResult(BaseModel):
+    """The outcome and the measurements of a batch.
 
     Attributes:
         states: how many rows ended in each state.
@@ -34,7 +34,7 @@ class Taken(BaseModel):
         seconds, processor_seconds: from the start of the flow to its end, without the imports.
         before_kib, peak_kib: memory of the process before the batch, and at its peak.
         pool_timeouts: how often one of our requests found no free connection in time. This also happens to Prefect's
-            own client if its server is slow, and the client tries again.
+            own client if its server is slow, and the client retries.
         store_calls: the number of store calls by label.
     """
 
@@ -49,7 +49,7 @@ class Taken(BaseModel):
 
 
 def count_calls() -> tuple[Counter[str], list[int]]:
-    """From now on, counts the store calls, and how often no connection was free."""
+    """From now on, counts the store calls, and how often no connection was free in time."""
     calls, timeouts = Counter[str](), [0]
     call, initialize = ObjectStore._call, httpx.PoolTimeout.__init__
 
@@ -68,7 +68,7 @@ def count_calls() -> tuple[Counter[str], list[int]]:
     return calls, timeouts
 
 
-async def run(blocks: str, calendar: str, submissions_per_second: float) -> Taken:
+async def run(blocks: str, calendar: str, submissions_per_second: float) -> BatchResult:
     """Runs the batch, with defaults for everything else."""
     calls, timeouts = count_calls()
     before_kib, began, processor = forget_peak(), time.monotonic(), time.process_time()
@@ -79,7 +79,7 @@ async def run(blocks: str, calendar: str, submissions_per_second: float) -> Take
     except BatchFailedError as error:
         summary = error.summary
     assert isinstance(summary, BatchSummary)
-    return Taken(
+    return BatchResult(
         states=Counter(row.state for row in summary.rows),
         problems=[row.problem for row in summary.rows if row.problem][:5],
         seconds=time.monotonic() - began,

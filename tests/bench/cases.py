@@ -14,11 +14,11 @@ import httpx
 from pydantic import BaseModel
 
 from tests.bench.environment import ROOT, Environment, Server, processor_seconds
-from tests.bench.jobs import EVENTS, Job, Kind, Taken
+from tests.bench.jobs import EVENTS, ClientResult, Job, Kind
 from tests.support import unique
 
 UI_SECONDS: Final = 180.0
-"""How long it is waited for the counts of the Prefect UI to be right, and then for the last events."""
+"""The maximum wait for the Prefect UI to show the right counts, and then for the last events."""
 
 
 class Case(BaseModel, frozen=True):
@@ -26,12 +26,12 @@ class Case(BaseModel, frozen=True):
 
     Attributes:
         kind: which client.
-        videos: how many at once.
-        video: which video the provider serves, by its name in the results.
-        mode: whether the provider is polled, or calls back. Only `ours` can be called.
+        videos: how many are generated at once.
+        video: the video that the provider serves, by its name in the results.
+        mode: whether the client polls, or the provider sends callbacks. Only `ours` supports callbacks.
         speed: how many times faster than real time the sandbox is.
-        initial_wait_seconds, poll_interval_seconds: of all clients that ask.
-        submissions_per_second: of all clients that submit.
+        initial_wait_seconds, poll_interval_seconds: for all clients that poll.
+        submissions_per_second: for all clients that submit.
         server: which Prefect server.
     """
 
@@ -46,25 +46,26 @@ class Case(BaseModel, frozen=True):
     server: Server = "sqlite"
 
 
-class Measured(BaseModel):
-    """What one run took, or the medians of several. Of the processor and of requests: for each video.
+class Measurement(BaseModel):
+    """What one run took, or the medians of several. Processor times and numbers of requests are per video.
 
     Attributes:
-        client_ms, prefect_ms, database_ms, redis_ms, store_ms, receiver_ms: processor, user and system together.
-        start_ms: processor of the client process before it begins, once. None of it is in `client_ms`.
+        client_ms, prefect_ms, database_ms, redis_ms, store_ms, receiver_ms: processor time, user and system together.
+        start_ms: processor time of the client process before the work begins, once. Not part of `client_ms`.
         wall_seconds: from the start of the flow to its end.
-        over_ideal: wall over the time from the first submission to the end of the last task at the provider.
-        peak_mib: memory of the client.
+        over_ideal: `wall_seconds` divided by the time from the first submission to the end of the last task at the
+            provider.
+        peak_mib: peak memory of the client.
         store_requests, provider_requests, status_requests: how many.
-        lag_p50, lag_p95, lag_p99: seconds from the provider's end to the archived video.
-        asked_p50, asked_p95, fetched_p50, fetched_p95: in callback mode, seconds from the provider's end to the
-            receiver's question, and to the run's request for the video, once the receiver's event has woken it.
+        lag_p50, lag_p95, lag_p99: seconds from the end of the task at the provider to the archived video.
+        asked_p50, asked_p95, fetched_p50, fetched_p95: in callback mode, seconds from the end of the task at the
+            provider to the receiver's poll, and to the run's download after the receiver's event has woken it.
         archived: how many videos are archived.
-        ui_seconds: after the end, until all task runs are completed in the UI; None: not within three minutes.
-        events: how many events of task runs and videos the client sent.
+        ui_seconds: seconds from the end until the UI shows all task runs as completed; None: not within three minutes.
+        events: how many events about task runs and videos the client sent.
         events_lost: how many of them the server never recorded.
-        store_calls: the store's requests by kind, of all videos.
-        problems: of the first videos that failed.
+        store_calls: the requests to the store by kind, for all videos together.
+        problems: the errors of the first videos that failed.
     """
 
     client_ms: float
@@ -96,17 +97,17 @@ class Measured(BaseModel):
 
     @classmethod
     def median(cls, runs: Sequence[Self]) -> Self:
-        """Of each number by itself."""
-        first = runs[0].model_dump()
-        for name, value in first.items():
+        """The median of each number."""
+        medians = runs[0].model_dump()
+        for name, value in medians.items():
             found = [number for run in runs if isinstance(number := getattr(run, name), int | float)]
             if isinstance(value, int | float) and found:
-                first[name] = statistics.median_low(found) if isinstance(value, int) else statistics.median(found)
-        return cls.model_validate(first)
+                medians[name] = statistics.median_low(found) if isinstance(value, int) else statistics.median(found)
+        return cls.model_validate(medians)
 
 
-async def measure(case: Case, environment: Environment, video: Path) -> Measured:
-    """Runs the client once. All servers but the store and Prefect's are new."""
+async def measure(case: Case, environment: Environment, video: Path) -> Measurement:
+    """Runs the client once. All servers are new, except the store and Prefect's."""
     waits = {
         "initial_wait_seconds": case.initial_wait_seconds,
         "poll_interval_seconds": case.poll_interval_seconds,
@@ -143,35 +144,40 @@ async def measure(case: Case, environment: Environment, video: Path) -> Measured
         prefect, store, receivers = environment.prefect, environment.minio.process, [receiver] if receiver else []
         servers = [prefect.prefect, prefect.database, prefect.redis, [store], receivers]
         before, began = [processor_seconds(server) for server in servers], datetime.now(UTC)
-        taken = await _run(job, environment)
-        ui_seconds = await _until_ui_is_right(taken, environment) if taken.flow_run_ids else None
-        recorded = await _recorded_events(taken, environment, began) if taken.events else 0
+        client_result = await _run(job, environment)
+        ui_seconds = await _until_ui_is_right(client_result, environment) if client_result.flow_run_ids else None
+        recorded = await _recorded_events(client_result, environment, began) if client_result.events else 0
         used = [processor_seconds(server) - was for server, was in zip(servers, before, strict=True)]
         is_floor = case.kind == "floor"
         requests = {} if is_floor else sandbox.requests()
         ideal = None if is_floor else sandbox.longest_seconds()
-        done = {} if is_floor else sandbox.completed_at()
-        first = [{} if receiver is None else sandbox.first_at(call) for call in ("status", "result")]
-    lags = sorted(at - done[task_id] for task_id, at in taken.archived_at.items() if task_id in done)
+        completion_times = {} if is_floor else sandbox.completed_at()
+        first_requests = [{} if receiver is None else sandbox.first_at(call) for call in ("status", "result")]
+    lags = sorted(
+        at - completion_times[task_id]
+        for task_id, at in client_result.archived_at.items()
+        if task_id in completion_times
+    )
     requested, fetched = (
-        sorted(at - done[task_id] for task_id, at in times.items() if task_id in done) for times in first
+        sorted(at - completion_times[task_id] for task_id, at in times.items() if task_id in completion_times)
+        for times in first_requests
     )
 
     def each(total: float) -> float:
         return total / case.videos
 
-    return Measured(
-        client_ms=each(taken.processor_seconds) * 1000,
+    return Measurement(
+        client_ms=each(client_result.processor_seconds) * 1000,
         prefect_ms=each(used[0]) * 1000,
         database_ms=each(used[1]) * 1000,
         redis_ms=each(used[2]) * 1000,
         store_ms=each(used[3]) * 1000,
         receiver_ms=each(used[4]) * 1000,
-        start_ms=taken.start_processor_seconds * 1000,
-        wall_seconds=taken.wall_seconds,
-        over_ideal=taken.wall_seconds / ideal if ideal else None,
-        peak_mib=taken.peak_mib,
-        store_requests=each(sum(taken.store_calls.values())),
+        start_ms=client_result.start_processor_seconds * 1000,
+        wall_seconds=client_result.wall_seconds,
+        over_ideal=client_result.wall_seconds / ideal if ideal else None,
+        peak_mib=client_result.peak_mib,
+        store_requests=each(sum(client_result.store_calls.values())),
         provider_requests=each(sum(requests.values())),
         status_requests=each(requests.get("status", 0)),
         lag_p50=_percentile(lags, 50),
@@ -181,16 +187,16 @@ async def measure(case: Case, environment: Environment, video: Path) -> Measured
         asked_p95=_percentile(requested, 95),
         fetched_p50=_percentile(fetched, 50),
         fetched_p95=_percentile(fetched, 95),
-        archived=len(taken.archived_at),
+        archived=len(client_result.archived_at),
         ui_seconds=ui_seconds,
-        events=taken.events,
-        events_lost=taken.events - recorded,
-        store_calls=taken.store_calls,
-        problems=taken.problems,
+        events=client_result.events,
+        events_lost=client_result.events - recorded,
+        store_calls=client_result.store_calls,
+        problems=client_result.problems,
     )
 
 
-async def _run(job: Job, environment: Environment) -> Taken:
+async def _run(job: Job, environment: Environment) -> ClientResult:
     log = environment.folder / "client.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -201,37 +207,37 @@ async def _run(job: Job, environment: Environment) -> Taken:
     if process.returncode or not job.report.exists():
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
         raise RuntimeError(f"The client ended with {process.returncode}:\n{tail}")
-    return Taken.model_validate_json(job.report.read_text())
+    return ClientResult.model_validate_json(job.report.read_text())
 
 
-async def _until_ui_is_right(taken: Taken, environment: Environment) -> float | None:
-    """The UI shows what its server has recorded of the clients' events."""
+async def _until_ui_is_right(client_result: ClientResult, environment: Environment) -> float | None:
+    """Seconds until the UI is right, which shows what its server has recorded from the client's events."""
     began = time.monotonic()
     body = {
-        "flow_runs": {"id": {"any_": taken.flow_run_ids}},
+        "flow_runs": {"id": {"any_": client_result.flow_run_ids}},
         "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
     async with httpx.AsyncClient(timeout=60) as client:
         while time.monotonic() - began < UI_SECONDS:
             reply = await client.post(f"{environment.prefect.api_url}/task_runs/count", json=body)
-            if reply.status_code == 200 and reply.json() >= taken.task_runs:
+            if reply.status_code == 200 and reply.json() >= client_result.task_runs:
                 return time.monotonic() - began
             await asyncio.sleep(0.5)
     return None
 
 
-async def _recorded_events(taken: Taken, environment: Environment, since: datetime) -> int:
-    """How many of the client's events the server has, once it has all, or has had time enough."""
+async def _recorded_events(client_result: ClientResult, environment: Environment, since: datetime) -> int:
+    """How many of the client's events the server has recorded, once it has all or the time is up."""
     began, recorded = time.monotonic(), 0
     wanted = {"occurred": {"since": since.isoformat()}, "event": {"prefix": EVENTS}}
     async with httpx.AsyncClient(timeout=60) as client:
-        while recorded < taken.events and time.monotonic() - began < UI_SECONDS:
+        while recorded < client_result.events and time.monotonic() - began < UI_SECONDS:
             reply = await client.post(
                 f"{environment.prefect.api_url}/events/filter", json={"filter": wanted, "limit": 1}
             )
             recorded = reply.json()["total"] if reply.status_code == 200 else recorded
             await asyncio.sleep(0.5)
-    return min(recorded, taken.events)
+    return min(recorded, client_result.events)
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:

@@ -1,7 +1,7 @@
-"""The clients that are compared: `python -m tests.bench.clients`, the job as JSON on standard input.
+"""The clients that are compared: `python -m tests.bench.clients`, with the job as JSON on standard input.
 
-Each is a process of its own, so that no server counts. What is compared does the same for the provider's side: submit
-N requests, ask until they are done, fetch each video, store it.
+Each runs in its own process, so that no server is measured with it. From the provider's view, all do the same: submit N
+requests, poll until they are done, fetch each video. Then they store it.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from flows.generate_batch import generate_batch
 from flows.record.ledger import Ledger
 from flows.resources import load_block
 from tests.attack.thousand import count_calls
-from tests.bench.jobs import EVENTS, Job, Stopwatch, Taken
+from tests.bench.jobs import EVENTS, ClientResult, Job, Stopwatch
 from tests.support.memory import forget_peak, peak_kib
 
 MODEL = "sora-2"
 STEPS = 5
 
 
-async def ours(job: Job) -> Taken:
-    """One batch, as it comes out of the box but for the ramp and the waits."""
+async def ours(job: Job) -> ClientResult:
+    """One batch with default settings, except for the submission rate and the waits."""
     calls, _ = count_calls()
     flow_run_ids: list[str] = []
     watch = Stopwatch()
     try:
-        run: Any = generate_batch  # its type does not know return_state
+        run: Any = generate_batch  # its type lacks `return_state`
         state = await run(
             calendar=str(job.calendar),
             submissions_per_second=job.submissions_per_second,
@@ -56,7 +56,7 @@ async def ours(job: Job) -> Taken:
         summary = await state.result(raise_on_failure=True)
     except BatchFailedError as error:
         summary = error.summary
-    taken = watch.taken(peak_mib=peak_kib() / 1024, store_calls=calls)
+    client_result = watch.stop(peak_mib=peak_kib() / 1024, store_calls=calls)
     assert isinstance(summary, BatchSummary)
     store = (await load_block(VideoArchive, job.blocks)).store()
     try:
@@ -67,7 +67,7 @@ async def ours(job: Job) -> Taken:
         item.task_id or "": item.archived_at.timestamp() for item in found.values() if item.archived_at is not None
     }
     problems = [row.problem for row in summary.rows if row.problem][:3]
-    return taken.model_copy(
+    return client_result.model_copy(
         update={
             "archived_at": archived,
             "flow_run_ids": flow_run_ids,
@@ -85,7 +85,7 @@ async def nothing(number: int) -> int:
 
 @flow(name="bench-floor", persist_result=False)
 async def empty_steps(videos: int) -> str:
-    """What Prefect alone takes: five empty tasks for each video, all videos at once."""
+    """What Prefect alone takes: five empty tasks per video, all videos at once."""
 
     async def one(number: int) -> None:
         for _ in range(STEPS):
@@ -95,16 +95,16 @@ async def empty_steps(videos: int) -> str:
     return str(flow_run.id)
 
 
-async def floor(job: Job) -> Taken:
-    """Prefect's part, and nothing else."""
+async def floor(job: Job) -> ClientResult:
+    """Prefect's share of the work, and nothing else."""
     watch = Stopwatch()
     run_id = await empty_steps(job.videos)
-    taken = watch.taken(peak_mib=peak_kib() / 1024)
-    return taken.model_copy(update={"flow_run_ids": [run_id], "task_runs": STEPS * job.videos})
+    client_result = watch.stop(peak_mib=peak_kib() / 1024)
+    return client_result.model_copy(update={"flow_run_ids": [run_id], "task_runs": STEPS * job.videos})
 
 
 class Provider:
-    """The provider's three calls, plainly."""
+    """The three calls to the provider, without error handling."""
 
     def __init__(self, job: Job, client: httpx.AsyncClient) -> None:
         self._job, self._client = job, client
@@ -138,8 +138,8 @@ def _put(job: Job, store: Minio, task_id: str, video: bytes) -> float:
     return time.time()
 
 
-async def bare(job: Job) -> Taken:
-    """Nothing is checked, nothing is kept, and whatever goes wrong loses a video that is paid for."""
+async def bare(job: Job) -> ClientResult:
+    """No checks and no records: any error loses a video that is paid for."""
     archived: dict[str, float] = {}
     calls = Counter[str]()
     watch = Stopwatch()
@@ -161,32 +161,32 @@ async def bare(job: Job) -> Taken:
             calls["PUT video.mp4"] += 1
 
         await asyncio.gather(*(one() for _ in range(job.videos)))
-    return watch.taken(peak_mib=peak_kib() / 1024, store_calls=calls).model_copy(update={"archived_at": archived})
+    return watch.stop(peak_mib=peak_kib() / 1024, store_calls=calls).model_copy(update={"archived_at": archived})
 
 
 class Plain:
-    """The job of this process. No parameter of a task, for Prefect would keep its keys."""
+    """The job of this process. It is not a task parameter, because Prefect would store the keys in it."""
 
     job: Job
 
 
 @task(name="submit")
 async def submit_task() -> str:
-    """As people write it."""
+    """Submits a request, as many people would write it."""
     async with httpx.AsyncClient(timeout=120) as client:
         return await Provider(Plain.job, client).submit()
 
 
 @task(name="poll")
 async def poll_task(task_id: str) -> str | None:
-    """One poll."""
+    """Polls once."""
     async with httpx.AsyncClient(timeout=120) as client:
         return await Provider(Plain.job, client).result_url(task_id)
 
 
 @task(name="archive")
 async def archive_task(task_id: str, url: str) -> float:
-    """Download and upload."""
+    """Downloads and uploads the video."""
     async with httpx.AsyncClient(timeout=120) as client:
         video = await Provider(Plain.job, client).download(url)
     return await asyncio.to_thread(_put, Plain.job, _store(Plain.job), task_id, video)
@@ -194,7 +194,7 @@ async def archive_task(task_id: str, url: str) -> float:
 
 @flow(name="bench-naive")
 async def naive_video() -> tuple[str, float, str, int]:
-    """One video: a task run for each poll."""
+    """Generates one video, with a task run for each poll."""
     task_id = await submit_task()
     await asyncio.sleep(Plain.job.initial_wait_seconds)
     task_runs = 3
@@ -204,42 +204,44 @@ async def naive_video() -> tuple[str, float, str, int]:
     return task_id, await archive_task(task_id, url), str(flow_run.id), task_runs
 
 
-async def one_naive(job: Job) -> Taken:
-    """The process of one video."""
+async def one_naive(job: Job) -> ClientResult:
+    """Runs the flow for one video in this process."""
     Plain.job, watch = job, Stopwatch()
     task_id, archived_at, run_id, task_runs = await naive_video()
-    taken = watch.taken(peak_mib=peak_kib() / 1024)
-    return taken.model_copy(
+    client_result = watch.stop(peak_mib=peak_kib() / 1024)
+    return client_result.model_copy(
         update={"archived_at": {task_id: archived_at}, "flow_run_ids": [run_id], "task_runs": task_runs}
     )
 
 
-async def naive(job: Job) -> Taken:
-    """A process for each video, all at once."""
+async def naive(job: Job) -> ClientResult:
+    """Starts a process for each video, all at once."""
     watch = Stopwatch()
 
-    async def one(number: int) -> Taken:
-        own = job.model_copy(update={"videos": 1, "report": job.report.with_suffix(f".{number}.json")})
+    async def one(number: int) -> ClientResult:
+        own_job = job.model_copy(update={"videos": 1, "report": job.report.with_suffix(f".{number}.json")})
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.bench.clients", stdin=asyncio.subprocess.PIPE
         )
-        await process.communicate(own.model_dump_json().encode())
-        return Taken.model_validate_json(await asyncio.to_thread(own.report.read_text))
+        await process.communicate(own_job.model_dump_json().encode())
+        return ClientResult.model_validate_json(await asyncio.to_thread(own_job.report.read_text))
 
-    made = await asyncio.gather(*(one(number) for number in range(job.videos)))
-    taken = watch.taken(peak_mib=sum(each.peak_mib for each in made), store_calls={"PUT video.mp4": job.videos})
-    return taken.model_copy(
+    client_results = await asyncio.gather(*(one(number) for number in range(job.videos)))
+    client_result = watch.stop(
+        peak_mib=sum(each.peak_mib for each in client_results), store_calls={"PUT video.mp4": job.videos}
+    )
+    return client_result.model_copy(
         update={
-            "archived_at": {task_id: at for each in made for task_id, at in each.archived_at.items()},
-            "flow_run_ids": [run_id for each in made for run_id in each.flow_run_ids],
-            "task_runs": sum(each.task_runs for each in made),
-            "events": sum(each.events for each in made),
+            "archived_at": {task_id: at for each in client_results for task_id, at in each.archived_at.items()},
+            "flow_run_ids": [run_id for each in client_results for run_id in each.flow_run_ids],
+            "task_runs": sum(each.task_runs for each in client_results),
+            "events": sum(each.events for each in client_results),
         }
     )
 
 
 def count_events() -> set[UUID]:
-    """From now on collects the ids of the events that are sent."""
+    """From now on, collects the ids of the events that are sent."""
     sent, emit = set[UUID](), EventsClient.emit
 
     @functools.wraps(emit)
@@ -253,24 +255,24 @@ def count_events() -> set[UUID]:
 
 
 async def drain_events() -> None:
-    """Waits for what Prefect's thread has yet to send, as the end of the process does."""
+    """Waits until Prefect's thread has sent all events, as Prefect does at exit."""
     draining = EventsWorker.drain_all()
     if isawaitable(draining):
         await draining
 
 
 async def run(job: Job) -> None:
-    """Does the job, and writes down what it took."""
+    """Runs the job, and writes its result."""
     sent = count_events()
     forget_peak()
     client = {"ours": ours, "floor": floor, "bare": bare, "naive": naive}[job.kind]
     if job.kind == "naive" and job.report.stem.rpartition(".")[2].isdigit():
         client = one_naive
-    taken = await client(job)
-    if not taken.events:
+    client_result = await client(job)
+    if not client_result.events:
         await drain_events()
-        taken.events = len(sent)
-    await asyncio.to_thread(job.report.write_text, taken.model_dump_json())
+        client_result.events = len(sent)
+    await asyncio.to_thread(job.report.write_text, client_result.model_dump_json())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers of the benchmark, each in processes of its own, and how much of the processor each has used."""
+"""The servers of the benchmark, each in its own processes, and how much processor time each has used."""
 
 import os
 import sys
@@ -25,12 +25,12 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 Server = Literal["sqlite", "postgresql"]
-"""What Prefect's server keeps its data in: SQLite and its own memory, or PostgreSQL and Redis, and then its API is two
-processes and its services are one."""
+"""Where the Prefect server keeps its data: in SQLite and its own memory, or in PostgreSQL and Redis. With PostgreSQL,
+the API runs in two processes and the services in one."""
 
 
 def processor_seconds(processes: Sequence[ManagedProcess]) -> float:
-    """Of processes and all below them, as Linux counts it, with the children that they have reaped."""
+    """The processor time of processes and all their descendants, including ended ones, as measured by Linux."""
     found: dict[int, tuple[int, int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -49,8 +49,8 @@ class Backend:
     """A Prefect server.
 
     Attributes:
-        api_url, environment: for its clients.
-        prefect, database, redis: its processes; with SQLite, the server is all.
+        api_url, environment: what its clients need.
+        prefect, database, redis: its processes; with SQLite, only the server itself.
     """
 
     api_url: str
@@ -61,20 +61,20 @@ class Backend:
 
 
 class Sandbox:
-    """A running light sandbox, and what it was asked."""
+    """A running light sandbox, and the requests that it received."""
 
     def __init__(self, process: ManagedProcess, url: str, api_key: str) -> None:
         self.process, self.url, self.api_key = process, url, api_key
 
     def requests(self) -> dict[str, int]:
-        """How many requests came, by kind."""
+        """How many requests it received, by kind."""
         counts: dict[str, int] = {}
         for request in self._get("requests"):
             counts[request["call"]] = counts.get(request["call"], 0) + 1
         return counts
 
     def first_at(self, call: str) -> dict[str, float]:
-        """When the first such request about each task came, as Unix seconds."""
+        """When it received the first such request about each task, in Unix seconds."""
         first: dict[str, float] = {}
         for request in self._get("requests"):
             if request["call"] == call and request["task_id"] is not None:
@@ -82,11 +82,11 @@ class Sandbox:
         return first
 
     def completed_at(self) -> dict[str, float]:
-        """When each task was finished, as Unix seconds."""
+        """When each task was finished, in Unix seconds."""
         return {task["taskId"]: task["completeTime"] / 1000 for task in self._get("tasks") if task.get("completeTime")}
 
     def longest_seconds(self) -> float:
-        """From the first submission to the end of the last task: no client can be faster with this ramp."""
+        """Seconds from the first submission to the end of the last task. At this rate, no client can be faster."""
         tasks = self._get("tasks")
         return float(max(task["completeTime"] for task in tasks) - min(task["createTime"] for task in tasks)) / 1000
 
@@ -95,7 +95,7 @@ class Sandbox:
 
 
 class Environment:
-    """A store and a Prefect server for all runs; a sandbox, a bucket and blocks for each."""
+    """A store and a Prefect server for all runs, and a new sandbox, bucket and blocks for each."""
 
     def __init__(self, minio: ObjectStoreServer, prefect: Backend, folder: Path) -> None:
         self.minio, self.prefect, self.folder = minio, prefect, folder
@@ -133,11 +133,11 @@ class Environment:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client process needs."""
+        """The environment variables that a client process needs."""
         return {**os.environ, **self.prefect.environment, "SORA_WORK_DIR": str(self.folder / "work")}
 
     async def blocks(self, sandbox: Sandbox, *, callbacks: bool, **waits: float) -> StoredBlocks:
-        """Stored blocks, with a new bucket."""
+        """Stores blocks with a new bucket."""
         api = ApixoApi(
             api_key=Secret(value=sandbox.api_key),
             base_url=sandbox.url,
@@ -151,7 +151,7 @@ class Environment:
 
 @contextmanager
 def environments(folder: Path, servers: Sequence[Server]) -> Iterator[dict[Server, Environment]]:
-    """Starts the store, and each of the Prefect servers."""
+    """Starts the store and each of the Prefect servers."""
     credentials = Credentials.load_or_create(folder / "credentials.json")
     store = start_object_store(
         local_dir=ROOT / ".local", data_dir=folder / "data", log_dir=folder, credentials=credentials

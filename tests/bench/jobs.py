@@ -1,4 +1,4 @@
-"""What a client process of the benchmark is told to do, and what it says of it."""
+"""The job of a client process in the benchmark, and the result that it reports."""
 
 import resource
 import time
@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import BaseModel
 
 Kind = Literal["ours", "floor", "bare", "naive"]
-"""`ours`: one batch. `floor`: a flow that runs five empty tasks for each video. `bare`: asyncio, httpx and minio-py, no
-Prefect, nothing kept. `naive`: a flow run in a process of its own for each video, a task run for each poll."""
+"""`ours`: one batch. `floor`: a flow that runs five empty tasks for each video. `bare`: asyncio, httpx and minio-py,
+without Prefect and records. `naive`: for each video a flow run in its own process, with a task run for each poll."""
 
 
 EVENTS = ("prefect.task-run.", "sora.")
-"""How the names of the events begin that are counted at both ends."""
+"""The prefixes of the events that are counted in the client and in the server."""
 
 
 class Job(BaseModel):
@@ -22,13 +22,13 @@ class Job(BaseModel):
 
     Attributes:
         kind: which client.
-        videos: how many, all at once.
-        blocks: under which name the blocks are stored; for `ours`.
+        videos: how many are generated at once.
+        blocks: the name under which the blocks are stored; for `ours`.
         calendar: the rows; for `ours`.
-        base_url, api_key, initial_wait_seconds, poll_interval_seconds: the provider; for the clients without blocks.
-        endpoint, access_key, secret_key, bucket: the store; likewise.
-        submissions_per_second: how fast all clients but the floor submit.
-        report: where the client writes its `Taken`.
+        base_url, api_key, initial_wait_seconds, poll_interval_seconds: the provider, for clients without blocks.
+        endpoint, access_key, secret_key, bucket: the store, for clients without blocks.
+        submissions_per_second: how fast all clients except `floor` submit.
+        report: the file to which the client writes its `ClientResult`.
     """
 
     kind: Kind
@@ -47,19 +47,19 @@ class Job(BaseModel):
     report: Path
 
 
-class Taken(BaseModel):
-    """What one run took of the client's own process or processes.
+class ClientResult(BaseModel):
+    """What one run took, measured in the client's own process or processes.
 
     Attributes:
-        start_processor_seconds: until the client was imported. Not part of the next.
+        start_processor_seconds: until the client was imported. Not part of `processor_seconds`.
         processor_seconds, wall_seconds: from the start of the work to its end.
-        peak_mib: the most memory of the process; of several processes, their sum.
-        archived_at: when each task's video was archived, as Unix seconds, by task id.
+        peak_mib: peak memory of the process; for several processes, the sum of their peaks.
+        archived_at: when each task's video was archived, in Unix seconds, by task id.
         flow_run_ids: the flow runs.
-        task_runs: how many task runs belong to them.
-        store_calls: calls of the store by kind, from the work alone.
-        problems: what the first videos that failed say.
-        events: how many events of task runs and videos were sent to Prefect's server.
+        task_runs: how many task runs they have.
+        store_calls: calls to the store by kind, during the work only.
+        problems: the errors of the first videos that failed.
+        events: how many events about task runs and videos were sent to Prefect's server.
     """
 
     start_processor_seconds: float = 0
@@ -75,15 +75,15 @@ class Taken(BaseModel):
 
 
 class Stopwatch:
-    """Wall and processor time, children that have ended included, since it was made."""
+    """Measures elapsed and processor time from its creation, including child processes that have ended."""
 
     def __init__(self) -> None:
         self._began, self._used = time.monotonic(), _processor_seconds()
         self.start_processor_seconds = self._used
 
-    def taken(self, *, peak_mib: float, store_calls: Mapping[str, int] | None = None) -> Taken:
-        """What has been used until now."""
-        return Taken(
+    def stop(self, *, peak_mib: float, store_calls: Mapping[str, int] | None = None) -> ClientResult:
+        """The result, with the time used so far."""
+        return ClientResult(
             start_processor_seconds=self.start_processor_seconds,
             processor_seconds=_processor_seconds() - self._used,
             wall_seconds=time.monotonic() - self._began,

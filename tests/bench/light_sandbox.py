@@ -1,6 +1,6 @@
-"""The sandbox with videos that were rendered before: `python -m tests.bench.light_sandbox PORT SPEED FILM`.
+"""The sandbox with a video that is already rendered: `python -m tests.bench.light_sandbox PORT SPEED VIDEO`.
 
-Rendering a thousand videos takes longer than anything that is measured.
+Rendering a thousand videos would take longer than anything that is measured.
 """
 
 import os
@@ -14,7 +14,7 @@ from deployments.sandbox import SandboxSettings, rendering, serve
 
 
 def main(port: int, speed: float, video: Path) -> None:
-    """Serves until SIGTERM. Each of its videos is a link to the video."""
+    """Serves until SIGTERM. Each video that it generates is a hard link to `video`."""
 
     def link(path: Path, **_: Any) -> None:
         path.hardlink_to(video)

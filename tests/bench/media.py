@@ -1,4 +1,4 @@
-"""What it takes to check a video and to have its poster, against one plain decode by FFmpeg of the same file."""
+"""The time to check a video and draw its poster, compared with one plain decoding of the same file by FFmpeg."""
 
 import asyncio
 import statistics
@@ -20,15 +20,15 @@ PAUSE_SECONDS: Final = 0.005
 
 
 class Decoding(BaseModel):
-    """Seconds of processor for one video, medians.
+    """Processor seconds for one video, as medians.
 
     Attributes:
-        seconds, size_bytes: of the video.
-        plain: every frame decoded by PyAV, as it comes out of the box, and thrown away.
+        seconds, size_bytes: duration and size of the video.
+        plain: PyAV decodes every frame with default settings, and discards it.
         ours: the check, the facts and the poster.
         ratio: the median of the ratios of neighboring tries.
-        late_ms, late_idle_ms: how late the event loop wakes who sleeps, as a callback wakes a run: the 95th percentile
-            while videos are decoded without a pause, and while nothing is.
+        late_ms, late_idle_ms: how late the event loop wakes a sleeping coroutine, such as a run whose callback has
+            arrived: the 95th percentile while videos are decoded without pause, and while nothing is decoded.
     """
 
     seconds: int
@@ -41,7 +41,7 @@ class Decoding(BaseModel):
 
 
 def make_video(path: Path, seconds: int) -> None:
-    """A video of 720p with grain and a moving camera, H.264 as x264 makes it by default."""
+    """Writes a 720p video with grain and a moving camera, in H.264 with the defaults of x264."""
     random = np.random.default_rng(1)
     speckles = Image.fromarray((random.random((90, 480, 3)) * 255).astype(np.uint8))
     picture = speckles.resize((SIZE[0] * 3, SIZE[1]), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
@@ -54,13 +54,13 @@ def make_video(path: Path, seconds: int) -> None:
         for number in range(seconds * FRAMES_PER_SECOND):
             left = number * 4
             grainy = pixels[:, left : left + SIZE[0]] + np.roll(grain, 7919 * number, axis=(0, 1))
-            shown = grainy.clip(0, 255).astype(np.uint8)
-            out.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            frame = grainy.clip(0, 255).astype(np.uint8)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(video.encode(None))
 
 
 def measure_decoding(path: Path, seconds: int) -> Decoding:
-    """Several tries of each, by turns."""
+    """Measures both several times, alternating between them."""
     plain, ours = [], []
     for _ in range(TRIES):
         began = time.process_time()
@@ -82,7 +82,7 @@ def measure_decoding(path: Path, seconds: int) -> Decoding:
 
 
 async def measure_lateness(path: Path, *, videos: int) -> float:
-    """How late the event loop is, in milliseconds, while so many videos are decoded; with none, for a second."""
+    """How late the event loop is, in milliseconds, while this many videos are decoded; without videos, for a second."""
     late: list[float] = []
 
     async def decode_all() -> None:

@@ -1,11 +1,11 @@
-"""Tables in Markdown and plots in SVG of what was measured. Pure."""
+"""Tables in Markdown and plots in SVG of the measurements. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from math import log10
 from typing import Final
 
-from tests.bench.cases import Case, Measured
+from tests.bench.cases import Case, Measurement
 
 NAMES: Final = {
     "ours": "this pipeline",
@@ -14,15 +14,15 @@ NAMES: Final = {
     "naive": "a process a video",
 }
 USUAL: Final = ("poll", "tiny", "sqlite")
-"""Mode, video and server of what is drawn."""
+"""Mode, video and server of the cases that are plotted."""
 COLORS: Final = {"ours": "#2563eb", "floor": "#64748b", "bare": "#16a34a", "naive": "#dc2626"}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 340, 64, 52, 40, 176
 
-Results = Sequence[tuple[Case, Measured]]
+Results = Sequence[tuple[Case, Measurement]]
 
 
 def table(results: Results) -> str:
-    """One line for each case."""
+    """A Markdown table with one row per case."""
     head = (
         "| client | videos | video | mode | client | Prefect server | PostgreSQL | Redis | MinIO | receiver | wall, s "
         "| over ideal "
@@ -30,40 +30,36 @@ def table(results: Results) -> str:
         "| asked p50 / p95, s | fetched p50 / p95, s | archived | UI right after, s | events lost |"
     )
     lines = [head, "|---|---|---|---|" + "---:|" * 18]
-    for case, made in results:
-        lag = " / ".join(_number(value) for value in (made.lag_p50, made.lag_p95, made.lag_p99))
+    for case, row in results:
+        lag = " / ".join(_number(value) for value in (row.lag_p50, row.lag_p95, row.lag_p99))
         cells = [
             NAMES[case.kind] + (", PostgreSQL" if case.server == "postgresql" else ""),
             str(case.videos),
             case.video,
             "-" if case.kind == "floor" else case.mode,
-            *(f"{value:.0f}" for value in (made.client_ms, made.prefect_ms)),
-            *("-" if case.server == "sqlite" else f"{value:.0f}" for value in (made.database_ms, made.redis_ms)),
-            *(f"{value:.0f}" for value in (made.store_ms, made.receiver_ms)),
-            f"{made.wall_seconds:.1f}",
-            _number(made.over_ideal),
-            f"{made.peak_mib:.0f}",
-            *(f"{value:.1f}" for value in (made.store_requests, made.provider_requests, made.status_requests)),
-            lag if made.lag_p50 is not None else "-",
+            *(f"{value:.0f}" for value in (row.client_ms, row.prefect_ms)),
+            *("-" if case.server == "sqlite" else f"{value:.0f}" for value in (row.database_ms, row.redis_ms)),
+            *(f"{value:.0f}" for value in (row.store_ms, row.receiver_ms)),
+            f"{row.wall_seconds:.1f}",
+            _number(row.over_ideal),
+            f"{row.peak_mib:.0f}",
+            *(f"{value:.1f}" for value in (row.store_requests, row.provider_requests, row.status_requests)),
+            lag if row.lag_p50 is not None else "-",
             *(
                 f"{middle:.2f} / {late:.2f}" if middle is not None and late is not None else "-"
-                for middle, late in ((made.asked_p50, made.asked_p95), (made.fetched_p50, made.fetched_p95))
+                for middle, late in ((row.asked_p50, row.asked_p95), (row.fetched_p50, row.fetched_p95))
             ),
-            "-" if case.kind == "floor" else str(made.archived),
-            *(
-                ["-", "-"]
-                if case.kind == "bare"
-                else [_number(made.ui_seconds), f"{made.events_lost} of {made.events}"]
-            ),
+            "-" if case.kind == "floor" else str(row.archived),
+            *(["-", "-"] if case.kind == "bare" else [_number(row.ui_seconds), f"{row.events_lost} of {row.events}"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured], float]) -> str:
-    """How a number grows with the number of videos, one line for each client, both axes logarithmic."""
-    usual = [(case, made) for case, made in results if (case.mode, case.video, case.server) == USUAL]
-    chosen = [(case, number) for case, made in usual if (number := value(made)) > 0]
+def plot(results: Results, *, title: str, unit: str, value: Callable[[Measurement], float]) -> str:
+    """A plot of how a value grows with the number of videos: one line per client, both axes logarithmic."""
+    usual = [(case, row) for case, row in results if (case.mode, case.video, case.server) == USUAL]
+    chosen = [(case, number) for case, row in usual if (number := value(row)) > 0]
     if not chosen:
         return ""
     videos = sorted({case.videos for case, _ in chosen})
@@ -122,9 +118,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-PLOTS: Final[Mapping[str, tuple[str, str, Callable[[Measured], float]]]] = {
-    "client": ("Processor of the client", "milliseconds a video", lambda made: made.client_ms),
-    "server": ("Processor of the Prefect server", "milliseconds a video", lambda made: made.prefect_ms),
-    "wall": ("From the start of the run to its end", "seconds", lambda made: made.wall_seconds),
-    "memory": ("Most memory of the client", "MiB", lambda made: made.peak_mib),
+PLOTS: Final[Mapping[str, tuple[str, str, Callable[[Measurement], float]]]] = {
+    "client": ("Processor of the client", "milliseconds a video", lambda row: row.client_ms),
+    "server": ("Processor of the Prefect server", "milliseconds a video", lambda row: row.prefect_ms),
+    "wall": ("From the start of the run to its end", "seconds", lambda row: row.wall_seconds),
+    "memory": ("Most memory of the client", "MiB", lambda row: row.peak_mib),
 }

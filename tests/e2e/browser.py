@@ -14,14 +14,14 @@ from flows.resolve_video import GO_ON
 CHROMIUM: Final = os.environ.get("SORA_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-"""The installed browser, or None. Playwright downloads none."""
+"""The path of the installed browser, or None. Playwright does not download one."""
 WIDTH, HEIGHT = 1280, 800
-MOVES: Final = "video => video.readyState >= 2 && video.currentTime > 0.1"
+IS_PLAYING: Final = "video => video.readyState >= 2 && video.currentTime > 0.1"
 RESUMED: Final = "Flow run resumed"
 NOT_RESUMED: Final = "Failed to resume flow run"
-PRESSES: Final = 3
+MAX_PRESSES: Final = 3
 RUN_MILLISECONDS: Final = 90_000
-"""A run in a process of its own takes 4 to 8 s on two idle cores. Several in parallel take longer."""
+"""A run in its own process takes 4 to 8 s on two idle cores. Several in parallel take longer."""
 
 
 @asynccontextmanager
@@ -38,11 +38,11 @@ async def open_browser() -> AsyncIterator[Browser]:
 
 @dataclass
 class Visitor:
-    """A page, and what it complained about.
+    """A page, and the errors that occurred in it.
 
     Attributes:
         page: the page.
-        errors: of scripts, and answers of the gallery that were none. Prefect's own are left out.
+        errors: console messages, script errors and HTTP errors of the gallery. Those of Prefect's pages are ignored.
     """
 
     page: Page
@@ -51,20 +51,20 @@ class Visitor:
     errors: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """From now on, records what goes wrong in the gallery."""
-        self.page.on("console", self._heard)
+        """From now on, records errors in the gallery."""
+        self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self._note(str(error)))
-        self.page.on("response", self._answered)
+        self.page.on("response", self._on_response)
 
     def _note(self, what: str) -> None:
         if self.page.url.startswith(self.gallery_url):
             self.errors.append(what)
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self._note(message.text)
 
-    def _answered(self, response: Response) -> None:
+    def _on_response(self, response: Response) -> None:
         if response.status >= 400:
             self._note(f"{response.status} {response.url}")
 
@@ -78,12 +78,12 @@ class Visitor:
         await self.page.locator(f'a.card[href$="/k/{key}"]').click()
         await expect(self.page.locator("#viewer h1")).to_have_text(key)
 
-    async def sees_it_play(self, selector: str) -> None:
+    async def wait_until_playing(self, selector: str) -> None:
         """Waits until a video shows a later frame than its first."""
         video = await self.page.locator(selector).element_handle()
-        await self.page.wait_for_function(MOVES, arg=video)
+        await self.page.wait_for_function(IS_PLAYING, arg=video)
 
-    async def sees_picture(self, selector: str) -> None:
+    async def wait_for_image(self, selector: str) -> None:
         """Waits until a picture has loaded."""
         picture = await self.page.locator(selector).first.element_handle()
         await self.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture)
@@ -97,11 +97,11 @@ class Visitor:
         await self.page.goto(f"{self.prefect_url}/artifacts/artifact/{artifact_id}")
 
     async def retry(self) -> None:
-        """Presses Retry and confirms it."""
+        """Clicks Retry and confirms it."""
         await self.page.get_by_role("button", name="Retry").first.click()
         await self.page.get_by_role("button", name="Retry", exact=True).last.click()
 
-    async def sees_state(self, state: str) -> None:
+    async def wait_for_state(self, state: str) -> None:
         await expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=RUN_MILLISECONDS)
 
     async def open_form(self, deployment_id: str) -> None:
@@ -119,28 +119,28 @@ class Visitor:
         await self.page.keyboard.press("ArrowDown")
         await self.page.get_by_text(choice, exact=True).last.click()
 
-    async def answer(self, choice: str) -> None:
-        """Fills in the form of a paused run, which Resume opens."""
+    async def resume_with(self, choice: str) -> None:
+        """Fills in and submits the form of a paused run, which the Resume button opens."""
         await self.page.get_by_role("button", name="Resume").first.click()
         await expect(self.page.get_by_text("Decision").first).to_be_visible()
         await self.page.wait_for_timeout(1_000)  # the form ignores input until its animation has ended
         await self.choose(choice)
         await expect(self.page.get_by_role("dialog").get_by_text(choice)).to_be_visible()
-        # A busy server on SQLite sometimes answers 503, and the form stays open: the visitor presses again.
-        resumed, refused = (self.page.get_by_text(text, exact=True).first for text in (RESUMED, NOT_RESUMED))
-        for _ in range(PRESSES):
+        # A busy server on SQLite sometimes answers 503, and the form stays open: the visitor clicks again.
+        resumed, rejected = (self.page.get_by_text(text, exact=True).first for text in (RESUMED, NOT_RESUMED))
+        for _ in range(MAX_PRESSES):
             await self.page.get_by_role("button", name="Submit").last.click()
-            await expect(resumed.or_(refused).first).to_be_visible()
+            await expect(resumed.or_(rejected).first).to_be_visible()
             if await resumed.is_visible():
                 return
-            await expect(refused).not_to_be_visible(timeout=RUN_MILLISECONDS)
-        raise AssertionError(f"the form was refused {PRESSES} times")
+            await expect(rejected).not_to_be_visible(timeout=RUN_MILLISECONDS)
+        raise AssertionError(f"the form was rejected {MAX_PRESSES} times")
 
 
 async def open_visitor(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Visitor:
-    """A new visitor."""
+    """Opens a page for a new visitor."""
     page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
     page.set_default_timeout(RUN_MILLISECONDS)
-    made = Visitor(page, gallery_url, prefect_url)
-    made.watch()
-    return made
+    visitor = Visitor(page, gallery_url, prefect_url)
+    visitor.watch()
+    return visitor

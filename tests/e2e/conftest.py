@@ -1,6 +1,6 @@
-"""A real worker, which runs each run of the deployed flow in a process of its own.
+"""A real worker, which executes each run of the deployed flow in its own process.
 
-What runs all the time ends with the last test of this package, and takes no processor from the tests after it.
+All long-running processes stop after the last test of this package, so they do not slow down the tests after it.
 """
 
 import os
@@ -26,7 +26,7 @@ from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_SECONDS = 180
-"""A flow run in a process of its own takes 4 to 8 s on two cores. Several in parallel take longer."""
+"""A flow run in its own process takes 4 to 8 s on two cores. Several in parallel take longer."""
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +52,15 @@ def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="package")
 def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
-    """The deployments from prefect.yaml, deployed with the command in its first line; that of one video."""
+    """Deploys prefect.yaml with the command in its first line. Returns the name of the deployment for one video."""
     for command in (
         ["work-pool", "create", "sora", "--type", "process", "--overwrite"],
         # Not the collector, which would run on its schedule.
         ["--no-prompt", "deploy", *(f"--name=generate-{name}" for name in ("video", "batch", "shard"))],
     ):
         process = forks.start(command, client_environment, ROOT, module="prefect")
-        said = process.communicate(RUN_SECONDS)
-        assert process.returncode == 0, said
+        output = process.communicate(RUN_SECONDS)
+        assert process.returncode == 0, output
     return "generate-video/generate-video"
 
 
@@ -68,7 +68,7 @@ def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
 def start_worker(
     deployment: str, client_environment: dict[str, str], forks: ForkServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], ManagedProcess]:
-    """Starts a process worker, forked. That of `sora up` is started as a user's is."""
+    """Starts a forked process worker. The worker of `sora up` is started as a user's is."""
 
     def start() -> ManagedProcess:
         return ManagedProcess(
@@ -118,7 +118,7 @@ async def start_quick_run(prefect: PrefectClient, deployment: str, worker: Manag
     return start
 
 
-async def ended(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = None) -> FlowRun:
+async def wait_for_end(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = None) -> FlowRun:
     """The run, once it is in a final state (another one than `than`)."""
     with anyio.fail_after(RUN_SECONDS):
         while True:
@@ -129,7 +129,7 @@ async def ended(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = Non
 
 
 async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = False) -> None:
-    """What the UI's Retry button sends: the classic UI without force, the new one with it."""
+    """Sends what the UI's Retry button sends. The classic UI sends it without force, the new one with it."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     async with PrefectHttpxAsyncClient() as http:
         reply = await http.post(
@@ -140,7 +140,7 @@ async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = Fa
 
 @pytest.fixture(scope="package")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """`sora up`, in a folder of its own."""
+    """A stack started by `sora up`, in its own folder."""
     with stack_up(tmp_path_factory.mktemp("up")) as started:
         yield started
 

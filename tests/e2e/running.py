@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0
-"""The time limit for anything. A run in a process of its own takes 4 to 8 s on two idle cores, several longer."""
+"""The time limit for anything. A run in its own process takes 4 to 8 s on two idle cores. Several take longer."""
 SPEED = 60
 """4 s of video take 2 to 4 s to generate; without a callback, the first poll would come after 6 s."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -86,7 +86,7 @@ class Running:
             found = await Ledger(store).read_all(keys)
         return [found.get(key) for key in keys]
 
-    async def archived(self, *keys: str, seconds: float = SECONDS) -> list[Generation]:
+    async def wait_for_archived(self, *keys: str, seconds: float = SECONDS) -> list[Generation]:
         """The records, once all are archived."""
 
         async def all_archived() -> list[Generation] | None:
@@ -116,7 +116,7 @@ class Running:
         wanted = {"flow_runs": {"deployment_id": {"any_": [found["id"]]}, **filters}, "sort": "START_TIME_DESC"}
         return list(await self.call("/flow_runs/filter", wanted))
 
-    async def ended(self, run: Json, *, than: str | None = None) -> Json:
+    async def wait_for_end(self, run: Json, *, than: str | None = None) -> Json:
         """The run, once it is in a final state (another one than `than`)."""
 
         async def final() -> Json | None:
@@ -126,11 +126,11 @@ class Running:
         return await until(final, what=f"the end of {run['name']}")
 
     async def retry(self, run: Json) -> Json:
-        """Presses Retry in the UI, and waits for the end."""
+        """Retries a run as the UI's Retry button does, and waits for the end."""
         state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
         reported = await self.call(f"/flow_runs/{run['id']}/set_state", {"state": state})
         assert reported["status"] == "ACCEPT", reported
-        return await self.ended(run, than=run["state_id"])
+        return await self.wait_for_end(run, than=run["state_id"])
 
     async def table(self, artifact_key: str) -> list[Json]:
         """The newest table of this key, as the UI shows it."""
@@ -138,8 +138,8 @@ class Running:
         return list(json.loads(found["data"]))
 
     async def artifact_id(self, artifact_key: str) -> str:
-        """Of the newest artifact of this key."""
-        # The answer of `/latest` has the id of the collection.
+        """The id of the newest artifact with this key."""
+        # The response of `/latest` has the id of the collection instead.
         wanted = {"sort": "CREATED_DESC", "artifacts": {"key": {"any_": [artifact_key]}}}
         return str((await self.call("/artifacts/filter", wanted))[0]["id"])
 

@@ -29,10 +29,10 @@ REQUESTS = [
 """A batch. The last row fails, as with a prompt that APIXO does not allow."""
 
 
-async def take(running: Running) -> None:
+async def take_screenshots(running: Running) -> None:
     """Generates the videos and takes the screenshots."""
     batch = await running.start("generate-batch/generate-batch", requests=REQUESTS, key="spring")
-    await running.ended(batch)
+    await running.wait_for_end(batch)
     request: dict[str, Any] = {"prompt": "Paper lanterns rise over a lake, wide shot", "tags": ["autumn"]}
     form = await running.deployment("generate-video/generate-video")
     gallery, prefect = running.info.services["gallery"].url, running.api_url.removesuffix("/api")
@@ -40,29 +40,29 @@ async def take(running: Running) -> None:
         visitor = await open_visitor(browser, gallery_url=gallery, prefect_url=prefect)
         page = visitor.page
         await visitor.open_form(form["id"])
-        shots = {"prefect-form": await save(visitor, "prefect-form", still=True)}
+        images = {"prefect-form": await save(visitor, "prefect-form", still=True)}
         await page.locator("textarea").first.fill(request["prompt"])
-        shots["filled in"] = await shot(visitor)
+        images["filled in"] = await shot(visitor)
         run = await running.start("generate-video/generate-video", request=request, key="lanterns")
         await visitor.open_run(run["id"])
-        await visitor.sees_state("Running")
+        await visitor.wait_for_state("Running")
         await page.wait_for_timeout(1_000)
-        shots["running"] = await shot(visitor)
-        await running.ended(run)
+        images["running"] = await shot(visitor)
+        await running.wait_for_end(run)
         await visitor.open_run(run["id"])
-        await visitor.sees_state("Completed")
-        shots["run"] = await save(visitor, "prefect-run", still=True)
+        await visitor.wait_for_state("Completed")
+        images["run"] = await save(visitor, "prefect-run", still=True)
         await visitor.open_artifact(await running.artifact_id("video-lanterns"))
-        shots["artifact"] = await save(visitor, "prefect-artifact", still=True)
+        images["artifact"] = await save(visitor, "prefect-artifact", still=True)
         await visitor.open_artifact(await running.artifact_id("sheet-spring"))
-        shots["batch"] = await save(visitor, "prefect-batch", still=True)
+        images["batch"] = await save(visitor, "prefect-batch", still=True)
         await visitor.open_gallery()
         await page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
-        shots["gallery"] = await save(visitor, "gallery")
+        images["gallery"] = await save(visitor, "gallery")
         await visitor.open_gallery("/k/spring-kite")
         await page.wait_for_function("() => document.querySelector('video').readyState >= 1")
-        shots["video"] = await save(visitor, "gallery-video", still=True)
-    first, *others = (made.resize((960, 600)) for made in shots.values())
+        images["video"] = await save(visitor, "gallery-video", still=True)
+    first, *others = (image.resize((960, 600)) for image in images.values())
     first.save(
         PICTURES / "tour.webp", save_all=True, append_images=others, duration=2_500, loop=0, quality=80, method=6
     )
@@ -79,10 +79,10 @@ async def save(visitor: Visitor, name: str, *, still: bool = False) -> Image.Ima
     if still:
         await visitor.page.wait_for_load_state("networkidle")
         await visitor.page.wait_for_timeout(1_500)
-    made = await shot(visitor)
-    made.save(PICTURES / f"{name}.webp", quality=82, method=6)
+    image = await shot(visitor)
+    image.save(PICTURES / f"{name}.webp", quality=82, method=6)
     sys.stdout.write(f"docs/pictures/{name}.webp\n")
-    return made
+    return image
 
 
 async def main() -> None:
@@ -93,7 +93,7 @@ async def main() -> None:
         info = StackInfo.read(local_dir)
         assert info is not None
         async with httpx.AsyncClient(timeout=120) as http, PrefectHttpxAsyncClient(timeout=120) as prefect:
-            await take(Running(info, environment, local_dir, http, prefect))
+            await take_screenshots(Running(info, environment, local_dir, http, prefect))
 
 
 if __name__ == "__main__":

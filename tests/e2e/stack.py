@@ -1,4 +1,4 @@
-"""`sora up` in a folder of its own, as a child of this process."""
+"""`sora up` in its own folder, as a child of this process."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ from tests.support.prefect_home import prepare
 
 @contextmanager
 def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Starts it. Yields its data directory and the environment for its commands."""
+    """Starts a stack. Yields its data directory and the environment for its commands."""
     prepare(folder / "local" / "prefect")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
@@ -43,15 +43,15 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
         info = StackInfo.read(folder / "local")
         assert info is not None
         with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
-            # One deployment stays as it is: the one that generates a video when another flow has completed.
-            runs_are_forked(info.public_environment["PREFECT_API_URL"], forks, lambda name: name != "after-storyboard")
+            # One deployment is not changed: the one that generates a video when another flow has completed.
+            fork_runs(info.public_environment["PREFECT_API_URL"], forks, lambda name: name != "after-storyboard")
             yield folder / "local", environment
     finally:
         process.stop(30)
 
 
-def runs_are_forked(api_url: str, forks: ForkServer, chosen: Callable[[str], bool]) -> None:
-    """Has each run forked. The worker would start three processes in turn, which spend 5 s on imports."""
+def fork_runs(api_url: str, forks: ForkServer, chosen: Callable[[str], bool]) -> None:
+    """Makes the worker fork each run. Otherwise, it would start three processes in turn, which spend 5 s on imports."""
     variables = {"command": shlex.join(forks.command("prefect.engine"))}
     with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
         for found in http.post("/filter").json():

@@ -12,15 +12,15 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
-from tests.e2e.conftest import ROOT, RUN_SECONDS, Runs, ended, retry
+from tests.e2e.conftest import ROOT, RUN_SECONDS, Runs, retry, wait_for_end
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
 from tests.support.fork_server import ForkServer
 
 
-@pytest.mark.parametrize("way", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
-async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finishes_it(
-    way: str,
+@pytest.mark.parametrize("resolution", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
+async def test_rerun_after_kill_during_paid_call_does_not_pay_and_resolve_archives_video(
+    resolution: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -44,15 +44,15 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     os.kill(claimed.attempt.claimed_by.pid, signal.SIGKILL)
     (paid,) = sandbox.record.charged()
 
-    crashed = await ended(prefect, run.id)
+    crashed = await wait_for_end(prefect, run.id)
     assert crashed.state is not None
     await asyncio.sleep(1)
     await retry(prefect_server, crashed)
-    rerun = await ended(prefect, run.id, than=crashed.state.id)
+    rerun = await wait_for_end(prefect, run.id, than=crashed.state.id)
     assert rerun.state is not None
     if rerun.state.is_crashed():  # Prefect reports a killed process a second time, over the retry
         await retry(prefect_server, rerun)
-        rerun = await ended(prefect, run.id, than=rerun.state.id)
+        rerun = await wait_for_end(prefect, run.id, than=rerun.state.id)
     assert rerun.state is not None
     assert rerun.state.is_failed(), rerun.state
     reported = rerun.state.message or ""
@@ -62,20 +62,20 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     assert f"sora resolve {key} --resubmit" in reported
     assert len(sandbox.record.submits()) == 1
 
-    options = ["--task-id", paid.task_id or ""] if way == "task_id" else ["--resubmit", "--yes"]
+    options = ["--task-id", paid.task_id or ""] if resolution == "task_id" else ["--resubmit", "--yes"]
     command = ["resolve", key, *options, "--api", stored.name, "--archive", stored.name]
     resolving = forks.start(command, client_environment, ROOT)
-    said = await asyncio.to_thread(resolving.communicate, RUN_SECONDS)
-    assert resolving.returncode == 0, said
+    output = await asyncio.to_thread(resolving.communicate, RUN_SECONDS)
+    assert resolving.returncode == 0, output
     archived = await stored.recorded(key)
     assert archived is not None
     assert archived.state is State.ARCHIVED
-    assert len(sandbox.record.submits()) == (1 if way == "task_id" else 2)
-    if way == "task_id":
+    assert len(sandbox.record.submits()) == (1 if resolution == "task_id" else 2)
+    if resolution == "task_id":
         assert archived.task_id == paid.task_id
 
 
-async def test_sigterm_in_the_middle_of_the_paid_call_still_records_its_answer(
+async def test_sigterm_during_paid_call_still_records_reply(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect: PrefectClient, start_run: Runs, key: str
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=20), make_archive(minio))
@@ -88,7 +88,7 @@ async def test_sigterm_in_the_middle_of_the_paid_call_still_records_its_answer(
     assert claimed is not None
     assert claimed.state is State.CLAIMED
     os.kill(claimed.attempt.claimed_by.pid, signal.SIGTERM)  # as for a canceled run, a stopped worker, an evicted pod
-    crashed = await ended(prefect, run.id)
+    crashed = await wait_for_end(prefect, run.id)
     assert crashed.state is not None
     assert not crashed.state.is_completed()
     left = await stored.recorded(key)

@@ -1,4 +1,4 @@
-"""A worker is killed while the run that it started pays for a batch: the run continues, but its output is not read."""
+"""A worker is killed while its run pays for a batch: the run continues, but nothing reads its output any more."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ StartBatch = Callable[..., Awaitable[UUID]]
 async def worker(
     prefect: PrefectClient, client_environment: dict[str, str], tmp_path: Path
 ) -> AsyncIterator[tuple[ManagedProcess, StartBatch]]:
-    """A worker with a pool of its own, and a function that starts a run of `generate-batch` there.
+    """A worker with its own pool, and a function that starts a run of `generate-batch` there.
 
     Prefect's process worker reads the output of its runs through pipes, so they break when it is killed.
     """
@@ -81,13 +81,13 @@ async def saved_blocks(mode: str, sandbox: SandboxServer, minio: ObjectStoreServ
 
 
 async def recorded(stored: StoredBlocks, keys: list[str]) -> list[Generation | None]:
-    """The record of each."""
+    """The record of each key; None: there is none."""
     async with aclosing(stored.archive.store()) as store:
         found = await Ledger(store).read_all(keys)
     return [found.get(key) for key in keys]
 
 
-def runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process that is not our child is still running."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -95,10 +95,10 @@ def runs(pid: int) -> bool:
         return False
 
 
-# In the suite, a run is killed in `test_kills.py`, and a pipe is closed in `tests/deployments/cli/test_output.py`.
+# `make test` covers the parts: `test_kills.py` kills a run, `tests/deployments/cli/test_output.py` closes a pipe.
 @pytest.mark.attack
 @pytest.mark.parametrize("mode", ["polling", "callback"])
-async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_every_payment(
+async def test_orphaned_run_pays_each_row_once_and_records_every_payment(
     mode: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -112,8 +112,8 @@ async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_ever
     rows = [{"id": f"row-{number}", "prompt": f"Row {number} of an orphan"} for number in range(ROWS)]
     keys = [f"{key}-{row['id']}" for row in rows]
     async with saved_blocks(mode, sandbox, minio) as stored:
-        order: dict[str, Any] = {"requests": rows, "key": key, "api": stored.name, "archive": stored.name}
-        await start(**order)
+        parameters: dict[str, Any] = {"requests": rows, "key": key, "api": stored.name, "archive": stored.name}
+        await start(**parameters)
 
         async def paying() -> int | None:
             """The process that pays."""
@@ -131,7 +131,7 @@ async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_ever
         try:
 
             async def ended() -> bool:
-                return not runs(orphan)
+                return not is_running(orphan)
 
             await until(ended, what="the end of the orphan", seconds=ENDS_WITHIN_SECONDS)
         finally:
@@ -146,6 +146,6 @@ async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_ever
         assert not [item.key for item in left if item.state in (State.CLAIMED, State.UNCONFIRMED)]
 
         sandbox.faults.clear()
-        await asyncio.wait_for(generate_batch(**order), 150)
+        await asyncio.wait_for(generate_batch(**parameters), 150)
         assert {item.state for item in await recorded(stored, keys) if item is not None} == {State.ARCHIVED}
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == ROWS

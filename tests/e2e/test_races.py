@@ -1,4 +1,4 @@
-"""Many processes, one key."""
+"""Several processes generate the video of one key at the same time."""
 
 import asyncio
 from contextlib import aclosing
@@ -16,7 +16,7 @@ from tests.support.fork_server import ForkServer
 
 
 @pytest.mark.parametrize("processes", [6, pytest.param(32, marks=pytest.mark.attack)])
-async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
+async def test_processes_racing_for_one_key_pay_once_and_get_equal_results(
     processes: int,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -26,15 +26,15 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=30, deadline_seconds=120), make_archive(minio))
-    order = ["generate", KITE.prompt, "--key", key, "--api", stored.name, "--archive", stored.name]
-    racing = [forks.start(order, client_environment, ROOT) for _ in range(processes)]
-    said = await asyncio.gather(*(asyncio.to_thread(process.communicate, RUN_SECONDS) for process in racing))
-    assert {process.returncode for process in racing} == {0}, said
-    assert len({out for out, _ in said}) == 1, said
-    made = await stored.recorded(key)
-    assert made is not None
-    assert made.state == "archived"
-    assert made.objects
+    command = ["generate", KITE.prompt, "--key", key, "--api", stored.name, "--archive", stored.name]
+    racing = [forks.start(command, client_environment, ROOT) for _ in range(processes)]
+    outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate, RUN_SECONDS) for process in racing))
+    assert {process.returncode for process in racing} == {0}, outputs
+    assert len({out for out, _ in outputs}) == 1, outputs
+    generation = await stored.recorded(key)
+    assert generation is not None
+    assert generation.state == "archived"
+    assert generation.objects
     assert len(sandbox.record.submits()) == 1
     async with aclosing(stored.archive.store()) as store:
         assert [Path(name).name for name in await store.names("videos/")] == [
@@ -42,9 +42,9 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
             "poster.jpg",
             "video.mp4",
         ]
-        for item in made.objects:
+        for item in generation.objects:
             digest = await store.digest(item.name)
             assert digest is not None
             assert digest.sha256 == item.sha256
-            assert item.kind != "video" or item.sha256 in said[0][0]
+            assert item.kind != "video" or item.sha256 in outputs[0][0]
         assert await store.names("open/") == []

@@ -9,7 +9,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
-from tests.e2e.conftest import Runs, ended, retry
+from tests.e2e.conftest import Runs, retry, wait_for_end
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
@@ -22,7 +22,7 @@ from tests.support.store_gate import StoreGate, nothing
         *(pytest.param(step, marks=pytest.mark.attack) for step in ("validate_image", "submit", "wait", "fetch")),
     ],
 )
-async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
+async def test_rerun_after_failed_step_archives_and_pays_once(
     step: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -48,7 +48,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
             case "archive":
                 gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
         run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
-        failed = await ended(prefect, run.id)
+        failed = await wait_for_end(prefect, run.id)
         assert failed.state is not None
         assert failed.state.is_failed(), failed.state
         left = await stored.recorded(key)
@@ -58,9 +58,9 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
         stored.api.base_url = sandbox.base_url
         await stored.api.save(stored.name, overwrite=True)
         await retry(prefect_server, failed)
-        again = await ended(prefect, run.id, than=failed.state.id)
-        assert again.state is not None
-        assert again.state.is_completed(), again.state
+        rerun = await wait_for_end(prefect, run.id, than=failed.state.id)
+        assert rerun.state is not None
+        assert rerun.state.is_completed(), rerun.state
         archived = await stored.recorded(key)
     assert archived is not None
     assert archived.state is State.ARCHIVED
@@ -68,7 +68,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
 
 
 @pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.attack)], ids=["classic UI", "new UI"])
-async def test_a_user_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
+async def test_user_rerun_of_failed_video_pays_for_new_attempt(
     force: bool,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -81,19 +81,19 @@ async def test_a_user_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
     sandbox.faults.add(Fault(call="status", kind="failed"))
     parameters = {"request": {"prompt": "unlucky"}, "key": key, "api": stored.name, "archive": stored.name}
     run = await start_quick_run(**parameters)
-    failed = await ended(prefect, run.id)
+    failed = await wait_for_end(prefect, run.id)
     assert failed.state is not None
     assert "SOMETHING_NEW" in (failed.state.message or "")
 
-    duplicate = await ended(prefect, (await start_quick_run(**parameters)).id)  # the same event delivered twice
+    duplicate = await wait_for_end(prefect, (await start_quick_run(**parameters)).id)  # the same event delivered twice
     assert duplicate.state is not None
     assert duplicate.state.is_failed()
     assert len(sandbox.record.submits()) == 1
 
     await retry(prefect_server, failed, force=force)
-    again = await ended(prefect, run.id, than=failed.state.id)
-    assert again.state is not None
-    assert again.state.is_completed(), again.state
+    rerun = await wait_for_end(prefect, run.id, than=failed.state.id)
+    assert rerun.state is not None
+    assert rerun.state.is_completed(), rerun.state
     assert len(sandbox.record.submits()) == 2
     archived = await stored.recorded(key)
     assert archived is not None

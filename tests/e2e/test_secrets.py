@@ -12,14 +12,14 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import ManagedProcess, free_port, wait_until_ready
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
-from tests.e2e.conftest import ROOT, Runs, ended, retry
+from tests.e2e.conftest import ROOT, Runs, retry, wait_for_end
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive, unique
 from tests.support.fork_server import ForkServer
 from tests.support.store_gate import StoreGate, nothing
 
 
-def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+def test_search_finds_planted_secrets(tmp_path: Path) -> None:
     database = tmp_path / "some.db"
     with sqlite3.connect(database) as connection:
         connection.execute("create table log (message text)")
@@ -31,7 +31,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert found_in_files(tmp_path, ["needle-1"]) == ["some.db: needle-1"]
 
 
-async def test_secrets_and_signatures_stay_where_they_belong(
+async def test_secrets_and_signatures_are_not_leaked(
     video_folder: Path,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -43,7 +43,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     key: str,
     tmp_path: Path,
 ) -> None:
-    """Every step fails once, in various ways, and the callbacks meet an unavailable store and have a bad token."""
+    """Every step fails at least once. The callbacks arrive while the store is unavailable, and one has a bad token."""
     api_key, callback_secret = unique("very-secret-key"), unique("callback-secret")
     settings = SandboxSettings(speed=600, video_height=90, data_dir=video_folder, api_key=api_key)
     with SandboxServer(settings) as sandbox, StoreGate(minio.endpoint) as gate:
@@ -76,14 +76,14 @@ async def test_secrets_and_signatures_stay_where_they_belong(
                 "image_urls": [f"{sandbox.base_url}/samples/harbor.jpg?signature=in-the-query"],
             }
             run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
-            result = await ended(prefect, run.id)
+            result = await wait_for_end(prefect, run.id)
             failures: list[str] = []
             while result.state is not None and result.state.is_failed() and len(failures) < 10:
                 failures.append(result.state.message or "")
                 if "object store" in failures[-1]:
                     gate.shut = nothing
                 await retry(prefect_server, result)
-                result = await ended(prefect, run.id, than=result.state.id)
+                result = await wait_for_end(prefect, run.id, than=result.state.id)
             assert result.state is not None
             assert result.state.is_completed(), result.state
             print("\n" + "\n".join(failures))

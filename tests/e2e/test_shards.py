@@ -1,4 +1,4 @@
-"""A batch in several runs on the work pool: real workers, a real Prefect server, each run a process of its own."""
+"""Batches split into shards: real workers, a real Prefect server, and each run in its own process."""
 
 import asyncio
 import os
@@ -26,8 +26,8 @@ from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.generate_batch import generate_batch
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
-from tests.e2e.conftest import ended, retry
-from tests.e2e.stack import runs_are_forked
+from tests.e2e.conftest import retry, wait_for_end
+from tests.e2e.stack import fork_runs
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 from tests.support.fork_server import ForkServer
@@ -38,9 +38,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def shards_deployed(deployment: str, client_environment: dict[str, str], forks: ForkServer) -> None:
-    runs_are_forked(
-        client_environment["PREFECT_API_URL"], forks, lambda name: name in ("generate-batch", "generate-shard")
-    )
+    fork_runs(client_environment["PREFECT_API_URL"], forks, lambda name: name in ("generate-batch", "generate-shard"))
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +66,17 @@ async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: 
     return await store_blocks(api, archive)
 
 
-def rows(count: int, **fields: object) -> list[dict[str, Any]]:
+def make_rows(count: int, **fields: object) -> list[dict[str, Any]]:
     return [{"id": f"{number:02}", "prompt": "Dunes at dawn"} | fields for number in range(count)]
 
 
 async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
     """Like `sora batch`: the run of the batch is in this process, its shards are on the workers."""
-    made = await generate_batch(
+    summary = await generate_batch(
         key=key, api=stored.name, archive=stored.name, **({"submissions_per_second": 50} | parameters)
     )
-    assert isinstance(made, BatchSummary)
-    return made
+    assert isinstance(summary, BatchSummary)
+    return summary
 
 
 async def records(stored: StoredBlocks, key: str, count: int) -> list[Generation]:
@@ -109,7 +107,7 @@ async def shard_of(prefect: PrefectClient, stored: StoredBlocks, key: str, count
 
 
 async def kill_between_payments(pid: int, stored: StoredBlocks, key: str, count: int) -> None:
-    """Kills a shard while it is not waiting for the answer to a paid call. That would rightly be unconfirmed."""
+    """Kills a shard while it is not waiting for the reply to a paid call, which would rightly become unconfirmed."""
     async with asyncio.timeout(60):
         while True:
             os.kill(pid, signal.SIGSTOP)
@@ -121,10 +119,10 @@ async def kill_between_payments(pid: int, stored: StoredBlocks, key: str, count:
             await asyncio.sleep(0.1)
 
 
-async def test_shards_on_two_workers_make_every_video_once_although_one_is_killed(
+async def test_shards_on_two_workers_generate_each_video_once_when_one_is_killed(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
 ) -> None:
-    batch = asyncio.create_task(run(stored, key, requests=rows(6), shards=2))
+    batch = asyncio.create_task(run(stored, key, requests=make_rows(6), shards=2))
     pid, _ = await shard_of(prefect, stored, key, 6)
     await kill_between_payments(pid, stored, key, 6)
     summary = await batch
@@ -136,15 +134,15 @@ async def test_shards_on_two_workers_make_every_video_once_although_one_is_kille
     found = await records(stored, key, 6)
     assert len({item.attempt.claimed_by.flow_run_id for item in found}) >= 2
     assert await left_over(stored) == []
-    again = await run(stored, key, requests=rows(6), shards=2)
-    assert again.price == 0
-    assert again.spent_before == 24
+    rerun = await run(stored, key, requests=make_rows(6), shards=2)
+    assert rerun.price == 0
+    assert rerun.spent_before == 24
     assert len(sandbox.record.submits()) == 6
 
 
-# In the suite, a parent is run again after it failed, below, and a shard after it was killed, above.
+# In `make test`, a failed parent is rerun (below), and a shard is killed (above).
 @pytest.mark.attack  # waits for what Prefect does by itself after a kill
-async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shards(
+async def test_killed_parent_resumes_same_shards_after_retry(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,
@@ -153,7 +151,7 @@ async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shar
     prefect_server: PrefectServer,
 ) -> None:
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
-    parameters = {"requests": rows(6), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
+    parameters = {"requests": make_rows(6), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
     parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
 
     async def both() -> list[FlowRun]:
@@ -166,26 +164,26 @@ async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shar
     assert where is not None
     parent_pid = int(where.rpartition(":")[2])
     os.kill(parent_pid, signal.SIGKILL)
-    crashed = await ended(prefect, parent.id)
+    crashed = await wait_for_end(prefect, parent.id)
     assert crashed.state is not None
     assert crashed.state.is_crashed()
     await asyncio.sleep(15)  # Prefect's worker reports the crash a second time, and would overwrite a retry before that
     crashed = await prefect.read_flow_run(parent.id)
     assert crashed.state is not None
     await retry(prefect_server, crashed)
-    run_again = await ended(prefect, parent.id, than=crashed.state.id)
+    run_again = await wait_for_end(prefect, parent.id, than=crashed.state.id)
     assert run_again.state is not None
     assert run_again.state.is_completed(), run_again.state.message
     assert {run.id for run in await children(prefect, parent.id)} == {run.id for run in before}
     assert len(sandbox.record.submits()) == 6
 
 
-@pytest.mark.attack  # a run of its own takes half a minute
-async def test_max_spend_holds_over_all_shards(
+@pytest.mark.attack  # takes half a minute
+async def test_max_spend_applies_to_all_shards_together(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
     with pytest.raises(BatchFailedError) as caught:
-        await run(stored, key, requests=rows(6), shards=2, max_spend=17)
+        await run(stored, key, requests=make_rows(6), shards=2, max_spend=17)
     summary = caught.value.summary
     assert summary.counts == {"archived": 4, "not submitted": 2}
     assert [row.state for row in summary.rows][-2:] == ["not submitted"] * 2
@@ -194,20 +192,20 @@ async def test_max_spend_holds_over_all_shards(
     assert len(sandbox.record.submits()) == 4
 
 
-@pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_rejection_of_the_account_in_one_shard_stops_the_others(
+@pytest.mark.attack  # takes half a minute
+async def test_account_rejection_in_one_shard_stops_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_402", skip=1, times=-1))
     with pytest.raises(BatchFailedError) as caught:
-        await run(stored, key, requests=rows(40), shards=2, submissions_per_second=2)
+        await run(stored, key, requests=make_rows(40), shards=2, submissions_per_second=2)
     assert caught.value.summary.blocked is not None
     # Each shard submits one per second, and learns of the other's rejection within 4 s.
     assert len(sandbox.record.submits()) < 12
 
 
 @pytest.mark.attack
-async def test_all_shards_together_keep_both_limits_of_the_provider(
+async def test_shards_together_stay_within_both_provider_limits(
     archive: VideoArchive, video_folder: Path, workers: None, key: str, prefect_server: PrefectServer
 ) -> None:
     settings = SandboxSettings(speed=30, video_height=90, data_dir=video_folder, max_concurrent_tasks=6)
@@ -215,18 +213,18 @@ async def test_all_shards_together_keep_both_limits_of_the_provider(
         api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=200, max_in_flight=6)
         api.requests_per_minute = 600
         stored = await store_blocks(api, archive)
-        summary = await run(stored, key, requests=rows(24), shards=2)
+        summary = await run(stored, key, requests=make_rows(24), shards=2)
         submits = len(sandbox.record.submits())
         stamps = sorted(item.time for item in sandbox.record.all() if item.call in ("submit", "status"))
     assert summary.counts == {"archived": 24}
     assert submits == 24  # one more for each 429
-    most = max(sum(start <= stamp < start + 5 for stamp in stamps) for start in stamps)
-    print(f"\nat most {most} requests in 5 s; 600 a minute are 50")
-    assert most <= 50 + 10  # one second's worth at the start of the window
+    densest = max(sum(start <= stamp < start + 5 for stamp in stamps) for start in stamps)
+    print(f"\nat most {densest} requests in 5 s; 600 a minute are 50")
+    assert densest <= 50 + 10  # one second's worth at the start of the window
 
 
-@pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_user_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
+@pytest.mark.attack  # takes half a minute
+async def test_user_rerun_of_batch_pays_for_failed_videos_again_in_new_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,
@@ -236,16 +234,16 @@ async def test_a_user_who_reruns_the_batch_may_pay_for_failed_videos_again_and_g
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="failed"))
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
-    parameters = {"requests": rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
+    parameters = {"requests": make_rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
     parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
-    failed = await ended(prefect, parent.id)
+    failed = await wait_for_end(prefect, parent.id)
     assert failed.state is not None
     assert failed.state.is_failed()
     assert len(sandbox.record.submits()) == 4
     before = await children(prefect, parent.id)
     await retry(prefect_server, failed)
-    again = await ended(prefect, parent.id, than=failed.state.id)
-    assert again.state is not None
-    assert again.state.is_completed(), again.state.message
+    rerun = await wait_for_end(prefect, parent.id, than=failed.state.id)
+    assert rerun.state is not None
+    assert rerun.state.is_completed(), rerun.state.message
     assert len(sandbox.record.submits()) == 5
     assert len(await children(prefect, parent.id)) == len(before) + 2

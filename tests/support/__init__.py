@@ -1,4 +1,4 @@
-"""What tests share beside fixtures."""
+"""Helpers that tests share, apart from fixtures."""
 
 import io
 import secrets
@@ -18,12 +18,12 @@ KITE = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")
 
 
 def unique(stem: str) -> str:
-    """A name nobody else has."""
+    """A name that is not used anywhere else."""
     return f"{stem}-{secrets.token_hex(5)}"
 
 
 def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
-    """An API block whose waits are as short as the sandbox's."""
+    """An API block for this sandbox, with waits as short as its own."""
     fields: dict[str, Any] = {
         "api_key": Secret(value=sandbox.settings.api_key),
         "base_url": sandbox.base_url,
@@ -38,7 +38,7 @@ def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
 
 
 def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
-    """An archive block, and its bucket, which is new."""
+    """An archive block with a new bucket, which it creates."""
     fields: dict[str, Any] = {
         "endpoint": minio.endpoint,
         "access_key": minio.access_key,
@@ -49,18 +49,18 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
     archive = VideoArchive(**(fields | changed))
     client = minio_client(archive)
     client.make_bucket(archive.bucket)
-    client.put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)  # as by set-up: each bucket is of one store
-    client._http.clear()  # minio-py has no close, and open sockets are warnings
+    client.put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)  # as setup does: it marks the store as already tested
+    client._http.clear()  # minio-py has no close(), and open sockets cause warnings
     return archive
 
 
 def minio_client(archive: VideoArchive) -> Minio:
-    """A minio-py client of its store."""
+    """A minio-py client for the archive's store."""
     connection = archive.connection()
     return connection.minio(connection.pool())
 
 
 async def made_outside(api: ApixoApi, request: VideoRequest = KITE, **options: Any) -> str:
-    """A task that somebody else made with the same API key."""
+    """Creates a task outside the pipeline, with the same API key. Returns its id."""
     async with api.client() as client:
         return await client.submit_once(request, **options)

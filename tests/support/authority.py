@@ -1,4 +1,4 @@
-"""A company's own certificate authority."""
+"""A private certificate authority, as companies have, and servers that use it."""
 
 import contextlib
 import datetime as dt
@@ -30,7 +30,7 @@ CERTIFIES = x509.KeyUsage(
 
 
 def make_authority(folder: Path, *hosts: str) -> Path:
-    """Makes `ca.pem`, also in `certificates/`, and `store.pem` with `store.key`, for hosts and the names below them."""
+    """Writes `ca.pem`, also into `certificates/`, and `store.pem` with `store.key` for hosts and their subdomains."""
     own, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.DNSName(name) for host in hosts for name in (host, f"*.{host}")]
     names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
@@ -76,7 +76,7 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey, *, is_authority: boo
 
 
 def server_context(authority: Path) -> ssl.SSLContext:
-    """How a server shows the certificate that the authority signed."""
+    """A server's TLS context, with the certificate that the authority signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority / "store.pem", authority / "store.key")
     return context
@@ -84,10 +84,10 @@ def server_context(authority: Path) -> ssl.SSLContext:
 
 @contextmanager
 def refusing_after_the_handshake(context: ssl.SSLContext, answer: bytes = b"") -> Iterator[int]:
-    """The port of a server that sends a TLS alert once its client believes to be connected.
+    """Runs a server that sends a TLS alert after its client considers the handshake complete. Yields its port.
 
-    Without an answer it asks for a certificate of the client, whose lack it reports, under TLS 1.3, only then. With
-    one, it sends that first, and then a record that nobody can decrypt.
+    Without `answer`, the server requires a client certificate. Under TLS 1.3, it reports only after the handshake that
+    there is none. With `answer`, it sends that first, and then a record that cannot be decrypted.
     """
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_NONE if answer else ssl.CERT_REQUIRED
@@ -96,7 +96,7 @@ def refusing_after_the_handshake(context: ssl.SSLContext, answer: bytes = b"") -
         while True:
             try:
                 connection, _ = listener.accept()
-            except OSError:  # the end
+            except OSError:  # closed
                 return
             with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
                 with contextlib.suppress(ssl.SSLError):
@@ -107,7 +107,7 @@ def refusing_after_the_handshake(context: ssl.SSLContext, answer: bytes = b"") -
                     if answer:
                         raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
                     raw.shutdown(socket.SHUT_WR)
-                    while raw.recv(65_536):  # to its end: a reset would overtake the alert
+                    while raw.recv(65_536):  # until the client closes: a reset would overtake the alert
                         pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

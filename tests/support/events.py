@@ -1,4 +1,4 @@
-"""The events that this process sends, taken in by Prefect's own client for tests."""
+"""Captures the events that this process sends, with Prefect's own client for tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,26 +10,26 @@ from prefect.events.worker import EventsWorker
 
 
 class Sent:
-    """The events that were sent since it was opened."""
+    """The events that were sent since the capture began."""
 
     def __init__(self, worker: EventsWorker) -> None:
         self._worker = worker
 
     def all(self) -> list[Event]:
-        """In the order of their making: those that were queued, and those that were handed over at once."""
+        """All events, queued or sent directly, in the order in which they occurred."""
         stop(self._worker)
         events = [event for client in AssertingEventsClient.all for event in getattr(client, "events", [])]
         return sorted(events, key=lambda event: event.occurred)
 
 
 def stop(worker: EventsWorker) -> None:
-    """Stops the worker once it has handed everything over. In a running loop `drain` itself would only promise to."""
+    """Stops the worker after it has sent everything. In a running loop, `drain` would only return an awaitable."""
     worker._drain().result(timeout=30)
 
 
 @contextmanager
 def taken_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
-    """No event reaches the server meanwhile."""
+    """Captures all events until the block ends. None reaches the server."""
     AssertingEventsClient.reset()
     worker = EventsWorker.instance(AssertingEventsClient)
     monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)

@@ -1,9 +1,11 @@
-"""Forks a process for each command: the imports of `sora` take two seconds of processor, a fork takes milliseconds.
+"""Forks a process for each command: importing `sora` takes two seconds of processor time, forking takes milliseconds.
 
-The forked process is one of its own, with its own environment, folder, standard streams, exit code and signals. It has
-imported Prefect already, so it can only talk to the Prefect server that this process was started for.
-As a program, `serve SOCKET` listens until its standard input ends; `run SOCKET MODULE ARGUMENT…` is what a shell or a
-worker starts: it has a process forked that runs the module as `python -m` does, and stands for it until it ends.
+Each forked process has its own environment, working directory, standard streams, exit code and signals. It has already
+imported Prefect, so it can only use the Prefect server that the fork server was started for.
+
+This file is also a program. `serve SOCKET` runs the fork server until standard input ends. `run SOCKET MODULE
+ARGUMENT…` is what a shell or a worker starts: it requests a forked process that runs the module as `python -m` would,
+and represents that process until it ends.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from typing import IO, Final, Self
 
 ROOT: Final = Path(__file__).parents[2]
 SORA: Final = "sora"
-"""Stands for the module of the command line, whose messages call it so."""
+"""Used in place of the name of the command line's module, because the program's messages use this name."""
 PRELOADED: Final = (
     "prefect.cli.automation",
     "prefect.cli.deploy",
@@ -38,14 +40,14 @@ PRELOADED: Final = (
     *(f"deployments.cli.{name}" for name in ("batch", "generate", "records", "resolve", "servers", "setup")),
 )
 MOST_BYTES: Final = 200_000
-"""Of an order: arguments and environment."""
+"""The maximum size of an order: arguments and environment."""
 START_SECONDS: Final = 120.0
-"""It imports for three seconds, and longer where others work too."""
+"""The imports take three seconds, and longer on a busy machine."""
 CHECK_SECONDS: Final = 0.02
 
 
 class Forked:
-    """A forked command; what the tests use of `subprocess.Popen`."""
+    """A forked command. It has those methods of `subprocess.Popen` that the tests use."""
 
     def __init__(
         self, address: Path, module: str, arguments: list[str], environment: Mapping[str, str], folder: Path
@@ -53,14 +55,16 @@ class Forked:
         self.returncode: int | None = None
         (out, its_out), (err, its_err) = os.pipe(), os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
-        self._channel, self.pid = _forked(address, module, arguments, environment, folder, [null, its_out, its_err])
-        for its_own in (null, its_out, its_err):
-            os.close(its_own)
+        self._channel, self.pid = _request_fork(
+            address, module, arguments, environment, folder, [null, its_out, its_err]
+        )
+        for descriptor in (null, its_out, its_err):
+            os.close(descriptor)
         self.stdout: IO[str] = os.fdopen(out)
         self.stderr: IO[str] = os.fdopen(err)
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Its exit code; None if it is still running."""
         if self.returncode is None and select.select([self._channel], [], [], 0)[0]:
             self.returncode = int(self._channel.recv(MOST_BYTES))
         return self.returncode
@@ -77,10 +81,10 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it still has to say, once it has ended."""
-        said: dict[str, str] = {}
+        """Waits until it ends. Returns its standard output and standard error."""
+        output: dict[str, str] = {}
         readers = [
-            threading.Thread(target=lambda name, stream: said.update({name: stream.read()}), args=item, daemon=True)
+            threading.Thread(target=lambda name, stream: output.update({name: stream.read()}), args=item, daemon=True)
             for item in (("out", self.stdout), ("err", self.stderr))
         ]
         for reader in readers:
@@ -92,15 +96,15 @@ class Forked:
             reader.join()
         for closing in (self.stdout, self.stderr, self._channel):
             closing.close()
-        return said["out"], said["err"]
+        return output["out"], output["err"]
 
 
 class ForkServer:
     """The forking process.
 
     Args:
-        address: where its socket goes.
-        environment: with the Prefect server that all its commands talk to.
+        address: the path of its socket.
+        environment: names the Prefect server that all its commands use.
     """
 
     def __init__(self, address: Path, environment: Mapping[str, str]) -> None:
@@ -126,7 +130,7 @@ class ForkServer:
         self._process.wait(10)
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """Whether a command with this environment can be forked: to Prefect, it is that of this process."""
+        """Whether a command with this environment can be forked: its Prefect settings must be those of the server."""
         return _for_prefect(environment) == _for_prefect(self._environment)
 
     def start(
@@ -135,7 +139,7 @@ class ForkServer:
         return Forked(self._address, module, arguments, environment, folder)
 
     def command(self, module: str = SORA) -> list[str]:
-        """What a shell or a worker starts instead of `python -m MODULE`. It takes 40 ms."""
+        """The command that a shell or a worker runs instead of `python -m MODULE`. It starts in 40 ms."""
         return [sys.executable, "-I", "-S", __file__, "run", str(self._address), module]
 
 
@@ -143,10 +147,10 @@ def _for_prefect(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
 
 
-def _forked(
+def _request_fork(
     address: Path, module: str, arguments: list[str], environment: Mapping[str, str], folder: Path, streams: list[int]
 ) -> tuple[socket.socket, int]:
-    """Has a process forked. Returns where its exit code will be told, and its id."""
+    """Requests a forked process. Returns the socket that will receive its exit code, and its process id."""
     order = {"module": module, "arguments": arguments, "environment": dict(environment), "folder": str(folder)}
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel.connect(str(address))
@@ -155,19 +159,19 @@ def _forked(
 
 
 def run(address: Path, module: str, arguments: list[str]) -> int:
-    """Stands for a forked process: the same streams, signals that are passed on, and the same end."""
-    passed_on = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until somebody is there to get them
-    channel, pid = _forked(address, module, arguments, os.environ, Path.cwd(), [0, 1, 2])
+    """Represents a forked process: it shares its streams, forwards signals to it, and ends the same way."""
+    forwarded = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)  # until there is a process to forward them to
+    channel, pid = _request_fork(address, module, arguments, os.environ, Path.cwd(), [0, 1, 2])
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    for number in passed_on:
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
-    for stream in range(3):  # who reads them waits for the end of the forked process alone
+    for number in forwarded:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+    for stream in range(3):  # so readers wait only for the end of the forked process
         os.close(stream)
     code = int(channel.recv(MOST_BYTES) or -signal.SIGKILL)
     if code < 0:
@@ -178,7 +182,7 @@ def run(address: Path, module: str, arguments: list[str]) -> int:
 
 
 def serve(address: Path) -> tuple[str, list[str]]:
-    """Forks until standard input ends. Comes back in each forked process, with its module and arguments."""
+    """Forks until standard input ends. Returns only in each forked process, with its module and arguments."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(f"{address}.draft")
     listener.listen(64)
@@ -191,8 +195,8 @@ def serve(address: Path) -> tuple[str, list[str]]:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             sys.exit(0)
-        for pid, asked_by in running.items():
-            if asked_by.fileno() in ready:  # whoever stood for it was killed, or is not interested any more
+        for pid, requester in running.items():
+            if requester.fileno() in ready:  # the requester was killed or has closed the socket
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         if listener.fileno() in ready:
@@ -202,8 +206,8 @@ def serve(address: Path) -> tuple[str, list[str]]:
             pid = os.fork()
             if pid == 0:
                 order = json.loads(data)
-                for its_own, stream in enumerate(streams):
-                    os.dup2(stream, its_own)
+                for descriptor, stream in enumerate(streams):
+                    os.dup2(stream, descriptor)
                 for inherited in (
                     *streams,
                     channel.detach(),
@@ -227,23 +231,23 @@ def _report_ended(running: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             break
-        with contextlib.suppress(OSError):  # whoever asked for it has gone
+        with contextlib.suppress(OSError):  # the requester has gone
             running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
         running.pop(pid).close()
 
 
 def main() -> None:
-    """Forks, and in each forked process runs what it was asked for."""
+    """Runs the fork server, and in each forked process the requested module."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PRELOADED:
         import_module(name)
-    gc.freeze()  # else each fork, looking for garbage, copies all of it: 0.4 s of processor
+    gc.freeze()  # otherwise, garbage collection in each fork would copy all memory: 0.4 s of processor time
     module, arguments = serve(Path(sys.argv[2]))
     sys.argv = [module, *arguments]
     if module == SORA:
         import_module("deployments.cli").main()
     else:
-        if module == "prefect.engine":  # as Prefect itself does before it runs a module that it has imported
+        if module == "prefect.engine":  # Prefect does the same before it runs an imported module
             del sys.modules[module]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 

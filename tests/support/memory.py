@@ -1,19 +1,19 @@
-"""How much memory a process takes, as Linux counts it."""
+"""How much memory a process uses, as measured by Linux."""
 
 from pathlib import Path
 
 
 def forget_peak(pid: int | str = "self") -> int:
-    """Begins to measure the peak anew, and gives the memory taken now in KiB.
+    """Resets the peak, and returns the memory in use now in KiB.
 
-    `getrusage` would not do: its peak is inherited from the process that started this one.
+    `getrusage` is of no use here, because its peak is inherited from the parent process.
     """
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _field("VmRSS", pid)
 
 
 def peak_kib(pid: int | str = "self") -> int:
-    """The most memory taken since, in KiB."""
+    """The peak since the last reset, in KiB."""
     return _field("VmHWM", pid)
 
 

@@ -1,7 +1,7 @@
-"""A home for a Prefect server whose database exists already.
+"""Home directories for Prefect servers, with a database that already has its tables.
 
-An empty one is made in 114 migrations, which take 10 s of processor. So a server makes one from nothing, once for each
-version of Prefect; it is kept in the checkout like the built MinIO, and each server starts with a copy of it.
+Creating the database takes 114 migrations and 10 s of processor time. So this is done once for each version of Prefect.
+The result is kept in the checkout, like the built MinIO, and each server starts with a copy of it.
 """
 
 import fcntl
@@ -22,15 +22,15 @@ KEPT: Final = Path(__file__).parents[2] / ".local" / "tests"
 
 
 def prepare(home: Path) -> Path:
-    """Puts a database of a server that has just been started for the first time into a new home, and returns that."""
+    """Creates a home with the database of a newly started server, and returns it."""
     home.mkdir(parents=True, exist_ok=True)
     copy(kept_database(), home / "prefect.db")
     return home
 
 
 def kept_database() -> Path:
-    """The database as a server made it. Whoever comes first has it made; the others wait."""
-    path = KEPT / f"prefect-{_made_by()}.db"
+    """The path of the kept database. The first process creates it, and concurrent ones wait."""
+    path = KEPT / f"prefect-{_version_digest()}.db"
     with _locked(KEPT / "lock"):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=KEPT) as folder:
@@ -43,14 +43,14 @@ def kept_database() -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a database, also while a server uses it."""
+    """Copies a database. This is safe even while a server uses it."""
     with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
         read.backup(written)
 
 
-def _made_by() -> str:
-    """What its content depends on."""
-    # Collections, such as prefect-redis, bring block types of their own.
+def _version_digest() -> str:
+    """A digest of everything that the database depends on."""
+    # Collections, such as prefect-redis, register their own block types.
     collections = sorted({point.dist.name for point in entry_points(group="prefect.collections") if point.dist})
     versions = [f"{name} {version(name)}" for name in ("prefect", "sqlalchemy", "alembic", *collections)]
     start = Path(prefect_server.__file__).read_bytes()
@@ -61,5 +61,5 @@ def _made_by() -> str:
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the end of this process unlocks as well
+        fcntl.flock(file, fcntl.LOCK_EX)  # also released if this process ends
         yield

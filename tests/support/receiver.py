@@ -1,4 +1,4 @@
-"""A running callback receiver, and a caller that can say anything to it."""
+"""A running callback receiver, and a raw HTTP client that can send it anything."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from flows.resources import PayingResources
 
 @dataclass(frozen=True)
 class Answer:
-    """What a caller got back. `status` 0: nothing."""
+    """A response of the receiver. `status` 0: there was none."""
 
     status: int
     headers: dict[str, str]
@@ -27,14 +27,14 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """The word in the body."""
+        """The `status` field in the body."""
         return str(json.loads(self.body)["status"])
 
 
 async def exchange(port: int, content: bytes, *, then: float = 0.0, more: bytes = b"") -> Answer:
-    """Sends bytes over a connection of its own, after a pause some more, and reads to the end.
+    """Sends bytes over a new connection, then `more` after `then` seconds, and reads the response to its end.
 
-    Not by httpx: it logs the addresses that it calls, and the tests search the log for tokens.
+    It does not use httpx, which logs the URLs that it requests, because the tests search the log for tokens.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = bytearray()
@@ -75,17 +75,17 @@ def post(path: str, body: bytes = b"", *, method: str = "POST", **headers: str) 
 
 
 def named(task_id: str | None) -> bytes:
-    """A callback's body as the sandbox sends it."""
+    """The body of a callback about this task, as the sandbox sends it."""
     return json.dumps({"code": 200, "message": "success", "data": {"taskId": task_id, "state": "success"}}).encode()
 
 
 @dataclass
 class Receiver:
-    """A receiver on a free port, and what submits to it.
+    """A receiver on a free port, and the resources of a run whose callbacks it gets.
 
     Attributes:
-        api: a block whose callback address leads to this receiver.
-        resources: of the submitting side; the receiver has its own.
+        api: a block whose callback URL points to this receiver.
+        resources: those of the submitting side; the receiver has its own.
     """
 
     port: int
@@ -94,15 +94,15 @@ class Receiver:
     server: CallbackServer
 
     def path(self, key: str, attempt: int = 1) -> str:
-        """The path of an attempt's callback address, token included."""
+        """The path of an attempt's callback URL, including its token."""
         return (self.api.callback_url_for(key, attempt) or "").partition(f":{self.port}")[2]
 
     async def send(self, content: bytes, **options: Any) -> Answer:
-        """Says anything."""
+        """Sends any bytes."""
         return await exchange(self.port, content, **options)
 
     async def call(self, key: str, task_id: str | None = None, *, attempt: int = 1) -> Answer:
-        """Calls as the provider does."""
+        """Sends a callback as the provider does."""
         return await self.send(post(self.path(key, attempt), named(task_id)))
 
     async def healthy(self) -> bool:
@@ -121,11 +121,11 @@ async def receiving(
     """Runs a receiver until the block ends.
 
     Args:
-        api: changed, so that its callback address leads here.
-        archive: as the receiver reaches it.
-        name: of both blocks, for the events.
-        submitting: the archive as the submitting side reaches it, where that differs.
-        path: of the public address.
+        api: the block. The receiver's copy of it has a callback URL that points here.
+        archive: the archive as the receiver reaches it.
+        name: the name of both blocks, for the events.
+        submitting: the archive as the submitting side reaches it, if that differs.
+        path: the path of the public URL.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listener.getsockname()[1]
@@ -147,7 +147,7 @@ async def receiving(
 
 
 async def records(resources: PayingResources) -> dict[str, bytes]:
-    """Every record and every open marker, byte for byte."""
+    """The exact content of every record and open marker, by name."""
     names = [*await resources.store.names("ledger/"), *await resources.store.names("open/")]
     found = {name: await resources.store.get(name) for name in names}
     return {name: item.data for name, item in found.items() if item is not None}

@@ -1,4 +1,4 @@
-"""A TCP gate in front of MinIO that a test opens and shuts, for all requests or some."""
+"""A TCP proxy in front of a server, usually MinIO, that a test can shut for all requests or some."""
 
 import contextlib
 import socket
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from typing import Self
 
 Shut = Callable[[bytes], bool]
-"""Whether a request with this beginning is cut off."""
+"""Whether the request that begins with these bytes is cut off."""
 
 
 def nothing(_: bytes) -> bool:
-    """The open gate."""
+    """Cuts off nothing: the gate is open."""
     return False
 
 
 class StoreGate:
-    """Forwards bytes to `target`, and cuts the connection when `shut` says so of a request's first bytes.
+    """Forwards bytes to `target`, and cuts the connection if `shut` returns true for the first bytes of a request.
 
-    With `lose_reply` it lets the request through and cuts before the reply comes back.
+    If `lose_reply` returns true, it forwards the request, and cuts the connection before the reply gets back.
     """
 
     def __init__(self, target: str) -> None:
@@ -40,7 +40,7 @@ class StoreGate:
             request_queue_size = 256
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A cut connection is what this gate is for."""
+                """Ignores cut connections, because cutting them is the purpose of the gate."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"127.0.0.1:{self._server.server_address[1]}"

@@ -1,4 +1,4 @@
-"""A way to the object store on which a test cuts requests and replies, or does something in between."""
+"""An object store with hooks: a test can cut requests and replies, or act between them."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from blocks.store_errors import StoreUnavailableError
 
 
 class Call(NamedTuple):
-    """One call of the store: GET, PUT, DELETE or LIST, and the object's name."""
+    """One call to the store: GET, PUT, DELETE or LIST, and the name of the object."""
 
     method: str
     name: str
@@ -24,11 +24,11 @@ Hook = Callable[[Call], Awaitable[None]]
 
 
 async def nothing(_: Call) -> None:
-    """The good line."""
+    """Does nothing: the call goes through."""
 
 
 class Line:
-    """The way to the store. `before` runs before a call is made, `after` before its result is handed back."""
+    """The line to the store. `before` runs before each call, `after` between the call and the return of its result."""
 
     def __init__(self) -> None:
         self.before: Hook = nothing
@@ -36,7 +36,7 @@ class Line:
         self.seen: list[str] = []
 
     def store(self, archive: VideoArchive) -> ObjectStore:
-        """The archive's bucket at the end of this line."""
+        """The archive's store, with every call going through this line."""
         store = archive.store()
         make_call = store._call
 
@@ -53,5 +53,5 @@ class Line:
 
 
 def cut() -> StoreUnavailableError:
-    """The connection breaks."""
+    """The error that a broken connection causes."""
     return StoreUnavailableError("The object store did not answer (cut).")

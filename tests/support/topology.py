@@ -1,4 +1,4 @@
-"""Prefect as on many machines: PostgreSQL, Redis, an API in several processes, the services apart, all on loopback."""
+"""Prefect as it runs on many machines: PostgreSQL, Redis, several API processes, separate services; all on loopback."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ START_SECONDS: Final = 120.0
 
 
 def missing() -> str | None:
-    """What is not installed here; None: all is."""
+    """What is not installed here; None: everything is installed."""
     if _postgres() is None:
         return "PostgreSQL is not installed: apt-get install postgresql"
     if shutil.which("redis-server") is None:
@@ -37,18 +37,18 @@ def _postgres() -> Path | None:
 
 @dataclass(frozen=True)
 class Topology:
-    """Where it is, what a process needs to be a client of it, and its own processes."""
+    """The API URL, the environment that makes a process its client, and the server processes."""
 
     api_url: str
     environment: dict[str, str]
     folder: Path
     prefect: tuple[ManagedProcess, ...]
-    """The API, and the services."""
+    """The API and the services."""
     database: ManagedProcess
     redis: ManagedProcess
 
     def worker(self, name: str) -> ManagedProcess:
-        """One more machine's worker of the pool `sora`."""
+        """Starts a worker of the pool `sora`, as on one more machine."""
         return ManagedProcess(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process", "--name", name],
             name=name,
@@ -60,7 +60,7 @@ class Topology:
 
 @contextmanager
 def started(folder: Path) -> Iterator[Topology]:
-    """Starts all of it, empty, and stops it at the end."""
+    """Starts the whole topology with empty databases, and stops it when the block ends."""
     with ExitStack() as stack:
         database, database_url = stack.enter_context(_postgresql(folder))
         redis, redis_port = stack.enter_context(_redis(folder))
@@ -74,8 +74,8 @@ def started(folder: Path) -> Iterator[Topology]:
             **TUNED,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": api_url,
-            # Of two API processes on an empty database, one may find the other's block types in its way, and all end.
-            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # `save` registers what is missing
+            # If two API processes register block types in an empty database, they may conflict, and then both stop.
+            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # `save` registers missing ones
             "PREFECT_API_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
             "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
@@ -114,7 +114,7 @@ def started(folder: Path) -> Iterator[Topology]:
 def _postgresql(folder: Path) -> Iterator[tuple[ManagedProcess, str]]:
     programs = _postgres()
     assert programs is not None
-    # Not below pytest's folder: root's PostgreSQL runs as another user, who may not look in there.
+    # Not in pytest's folder: if root runs the tests, PostgreSQL runs as another user, who cannot read that folder.
     data, port, password = Path(tempfile.mkdtemp(prefix="sora-postgres-")), free_port(), secrets.token_hex(16)
     as_user: list[str] = []
     if os.geteuid() == 0:
@@ -163,7 +163,7 @@ def _redis(folder: Path) -> Iterator[tuple[ManagedProcess, int]]:
 
 
 def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
-    """Runs a program to its good end."""
+    """Runs a program, which must succeed."""
     with log.open("wb") as out:
         done = subprocess.run(command, env=environment, stdout=out, stderr=out, cwd="/", check=False)
     assert done.returncode == 0, log.read_text()[-4000:]

@@ -1,4 +1,4 @@
-"""Waits for what somebody else does: until it is done, however slow the machine is."""
+"""Waits until another process has done something, however slow the machine is."""
 
 import asyncio
 import time
@@ -8,17 +8,17 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 SECONDS: Final = 120.0
-"""Bounds a hang, not a speed."""
+"""A limit against hanging. It says nothing about speed."""
 
 
 async def until(
     check: Callable[[], Awaitable[T | None]], *, what: str, seconds: float = SECONDS, pause: float = 0.2
 ) -> T:
-    """The first answer of the check that is one: neither None nor false."""
+    """Repeats the check until its result is true, and returns that result."""
     deadline = time.monotonic() + seconds
     while True:
-        answer = await check()
-        if answer:
-            return answer
+        result = await check()
+        if result:
+            return result
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
         await asyncio.sleep(pause)

@@ -143,7 +143,7 @@ def wrong_owners(record: Generation, owners: dict[str, TaskOwner]) -> Iterator[s
 def abandoned_tasks(record: Generation) -> Iterator[str]:
     """Tasks that are paid and in progress, while the state of the record says unpaid, or not known to be paid.
 
-    Nobody would process them, and the generation could be paid for again.
+    No process would collect them, and the generation could be paid for again.
     """
     if record.state not in (State.REJECTED, State.UNCONFIRMED):
         return

@@ -99,7 +99,7 @@ class Actor:
         was_suspended: nor does its monotonic clock.
         closing: it has removed the open marker, and has not yet checked whether that was right.
         last: the last step it took.
-        unsure: it may have written a record: the reply was lost, and it has not gone on since.
+        unsure: it may have written a record: the reply was lost, and it has not continued since.
         dropped_unmarked: its payment thread died while the run was `unmarked`.
         paid_calls: what its payment thread is running, or has run.
         polled: the last state of each task that it has polled; None: the provider did not know the task.
@@ -216,7 +216,7 @@ class Actor:
         """Cancels it, as Prefect does when it ends a run, and waits until it pauses again or finishes."""
         assert self.task is not None
         self.task.cancel()
-        for _ in range(5):  # a sleep is a task of its own, which is canceled a moment later
+        for _ in range(5):  # a sleep is a separate task, which is canceled a moment later
             await asyncio.sleep(0)
         self.pending = deque(step for step in self.pending if not step.resume.done())
         await self._until_paused()

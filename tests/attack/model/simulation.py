@@ -68,7 +68,7 @@ class Harness:
         self.stores = [SimulatedStore(self.archive) for _ in range(MACHINES)]
 
     def move_to(self, bucket: str) -> None:
-        """The next simulation has a bucket of its own."""
+        """Makes the next simulation use its own bucket."""
         for store in self.stores:
             store.move_to(bucket)
         self.direct_store: ObjectStore = self.archive.model_copy(update={"bucket": bucket}).store()

@@ -354,7 +354,7 @@ class LedgerStateMachine(RuleBasedStateMachine):
 
 @contextmanager
 def open_harness(archive: VideoArchive, work_root: Path, make_bucket: MakeBucket = plain_bucket) -> Iterator[Harness]:
-    """What all examples of a test share. Each example has a bucket of its own in this archive's store."""
+    """What all examples of a test share. Each example has its own bucket in this archive's store."""
     with asyncio.Runner() as runner, without_servers():
         harness = Harness(archive, work_root, runner, make_bucket)
         try:
