@@ -11,11 +11,11 @@ from deployments.local.stack_info import StackInfo
 
 
 class SetupError(RuntimeError):
-    """Something is missing or wrong in the set-up; the message says what to do."""
+    """The setup is incomplete or wrong. The message says what to do."""
 
 
 def setup_command(block: str) -> str:
-    """The command that changes a block of this name."""
+    """The command that changes the blocks of this name."""
     return "sora setup" if block == "default" else f"sora setup --name {block}"
 
 
@@ -24,15 +24,15 @@ CLI_QUIET: Final = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-"""The command line shows progress itself; the log still goes to the Prefect server."""
+"""The command line shows progress itself. The log still goes to the Prefect server."""
 
 
 FLUSH_SECONDS: Final = 10.0
-"""What is not sent by then is dropped: the ledger has what counts."""
+"""Logs and events that are not sent by then are dropped: what matters is in the ledger."""
 
 
 def check_certificates() -> None:
-    """Before Prefect is imported, which reads them too, and names neither variable nor file.
+    """Checks the environment's certificates. Prefect reads them too when it is imported, but its error names no file.
 
     Raises:
         SetupError: `SSL_CERT_FILE` or `SSL_CERT_DIR` names nothing usable.
@@ -44,10 +44,10 @@ def check_certificates() -> None:
 
 
 def set_environment(environment: dict[str, str], *, verbose: bool = False) -> None:
-    """Sets this process's environment, for Prefect and for children.
+    """Sets this process's environment, for Prefect and for child processes.
 
     Raises:
-        RuntimeError: Prefect is imported already and would not notice.
+        RuntimeError: Prefect is already imported and would ignore it.
     """
     chosen = environment.get("PREFECT_API_URL")
     if chosen is not None and "prefect" in sys.modules and os.environ.get("PREFECT_API_URL") != chosen:
@@ -60,7 +60,7 @@ def set_environment(environment: dict[str, str], *, verbose: bool = False) -> No
 
 @dataclass(frozen=True)
 class Connection:
-    """What a command works with.
+    """The context of a command.
 
     Attributes:
         local_dir: where the local stack keeps its data and logs.
@@ -81,9 +81,9 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
     stack = None if is_named else StackInfo.read(local_dir)
     set_environment(stack.public_environment if stack else {}, verbose=verbose)
     if stack is None and not is_named:
-        from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
+        from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the environment that was just set
 
-        if not get_current_settings().api.url:  # set to nothing is not set
+        if not get_current_settings().api.url:  # an empty value counts as unset
             raise SetupError(
                 "No Prefect server is configured. Run `sora up` in another terminal, or set PREFECT_API_URL (for your "
                 "own server: http://HOST:4200/api)."
@@ -94,7 +94,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
 def flush() -> None:
     """Sends what Prefect has not sent yet: logs and events.
 
-    Call it before a server that this process started stops, else Prefect tries for a minute to reach it.
+    If this process started the server, call it before the server stops. Otherwise Prefect retries for a minute.
     """
     from prefect.events.worker import EventsWorker  # noqa: PLC0415 - after the server was chosen
     from prefect.logging.handlers import APILogWorker  # noqa: PLC0415

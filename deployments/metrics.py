@@ -32,7 +32,7 @@ from flows.record.pipeline_errors import LedgerError
 from flows.resources import load_block
 
 FRESH_SECONDS: Final = 15.0
-"""How long metrics count as current: several scrapers cost the store no more than one."""
+"""How long metrics are cached, so that several scrapers cost the store no more than one."""
 LAG_SAMPLE: Final = 50
 """The number of newest videos from which the lag is computed."""
 OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED)
@@ -54,7 +54,7 @@ class Metrics:
         self._text, self._until = b"", float("-inf")
 
     async def text(self) -> bytes:
-        """All of them.
+        """All metrics.
 
         Raises:
             StoreError: the store did not answer.
@@ -99,7 +99,7 @@ class Metrics:
 
 
 def _lags(newest: list[Generation], until: str) -> list[float]:
-    """Seconds from the end of a video at the provider to ours; its clock may be ahead."""
+    """Seconds from the provider's end of each video to our time `until`; at least 0, since its clock may be ahead."""
     lags: list[float] = []
     for item in newest:
         done, moment = item.provider_times_ms.get("completed"), getattr(item, until)
@@ -122,13 +122,13 @@ async def serve(host: str, port: int, *, archive: str, on_ready: Callable[[str],
 
 
 def create_app(store: ObjectStore) -> Starlette:
-    """`GET /metrics` for one archive. Keys, prompts and URLs are in none of the metrics."""
+    """`GET /metrics` for one archive. The metrics contain no keys, prompts or URLs."""
     current = Metrics(store)
 
     async def metrics(_: Request) -> Response:
         try:
             return Response(await current.text(), media_type=CONTENT_TYPE_LATEST)
-        except (StoreError, LedgerError):  # its text names keys and the store
+        except (StoreError, LedgerError):  # its message names keys and the store
             text = "The archive does not answer, or a record cannot be read. Run `sora list --open`.\n"
             return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE)
 

@@ -1,4 +1,4 @@
-"""The web server for the gallery, the receiver and the metrics: uvicorn, with nothing about requests in its log."""
+"""The web server for the gallery, the receiver and the metrics: uvicorn without any log of requests."""
 
 import asyncio
 import hmac
@@ -20,7 +20,7 @@ from deployments.connection import SetupError
 
 
 class QuietConnection(H11Protocol):
-    """A connection that does not log its requests, whatever is set up for uvicorn's loggers after the start."""
+    """A connection that does not log its requests, even if uvicorn's loggers are configured after the start."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -28,7 +28,7 @@ class QuietConnection(H11Protocol):
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn that does not log requests, whose paths may contain tokens, and that ends cleanly."""
+    """A uvicorn server that ends cleanly and does not log requests, since their paths may contain tokens."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class QuietServer(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                log_level="error",  # it warns of each junk request, and a flood would fill the disk
+                log_level="error",  # warnings about junk requests could fill the disk
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -59,7 +59,7 @@ class QuietServer(uvicorn.Server):
         self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stops the server. uvicorn's own handler would raise the signal once more after the clean end.
+        """Stops the server. uvicorn's own handler would raise the signal again after the clean end.
 
         SIGTERM would then end the process before it has sent its events, and a clean stop would look like a crash.
         """
@@ -71,7 +71,7 @@ def listen(host: str, port: int, who: str) -> tuple[socket.socket, str]:
     """A listening socket and its URL to show; port 0 picks a free one.
 
     Raises:
-        SetupError: the address is not available; `who` is its subject ("The gallery").
+        SetupError: the address is not available. Its message begins with `who`, such as "The gallery".
     """
     family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
     try:
@@ -82,7 +82,7 @@ def listen(host: str, port: int, who: str) -> tuple[socket.socket, str]:
 
 
 def served_paths(public_url: str | None) -> list[str]:
-    """The decoded paths under which a server with this public URL is reached: a proxy in front may remove the path."""
+    """The decoded path prefixes for a server with this public URL: its path, and none if a proxy removes it."""
     return list(dict.fromkeys([unquote(urlsplit(public_url or "").path).rstrip("/"), ""]))
 
 
@@ -104,7 +104,7 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> byt
                     raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     except TimeoutError:
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
-    except ClientDisconnect:  # nobody is there to read the answer
+    except ClientDisconnect:  # the caller does not read the answer
         raise HTTPException(HTTPStatus.BAD_REQUEST) from None
     return bytes(body)
 

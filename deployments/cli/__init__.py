@@ -13,17 +13,17 @@ INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
 def main() -> None:
-    """The process `sora`: runs the command line, and exits without shutting the interpreter down."""
+    """The program `sora`: runs the command line, and exits without shutting down the interpreter."""
     code = 1
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            with suppress(OSError, ValueError):  # the stream is closed, or its reader is gone
                 stream.flush()
         os._exit(code)
 
-    # Registered first, so it runs last. The store's client has threads in Rust: one that needs the interpreter while it
-    # is shutting down aborts the process. It happened once, on a busy machine, after an error had been printed.
+    # Registered first, so it runs last. The store's client has Rust threads: one that needs the interpreter while it is
+    # shutting down aborts the process. That happened once, on a busy machine, after an error had been printed.
     atexit.register(leave)
     try:
         run()
@@ -36,10 +36,10 @@ def main() -> None:
 def run() -> None:
     """Runs the command line. Expected errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143.
 
-    Everything slow is imported inside, since the user may interrupt that too.
+    Everything slow is imported in here, since the user may interrupt the import too.
     """
     sys.unraisablehook = _raise_again
-    gc.disable()  # until the command is imported
+    gc.disable()  # turned on again once the command is imported
     try:
         from flows.signals.output import protect_standard_streams  # noqa: PLC0415
 
@@ -56,9 +56,10 @@ def run() -> None:
 
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Makes Ctrl-C end the command even where nothing can be raised: in a destructor, or a callback in Rust.
+    """Makes Ctrl-C end the command even in code that cannot raise: a destructor, or a callback from Rust.
 
-    Python would print a traceback there and continue. Raised here, it would be lost as well, hence a moment later.
+    Python would print a traceback there and continue. An exception from this hook would be lost too, so SIGINT is sent
+    again a moment later.
     """
     if unraisable.exc_type is KeyboardInterrupt:
         main_thread = threading.main_thread().ident or 0

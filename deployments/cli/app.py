@@ -1,7 +1,7 @@
-"""The commands of `sora`: what each is for, and where it is.
+"""The commands of `sora`, and the module of each.
 
-Prefect takes more than a second to import and reads its settings while it is imported. So a command's module is
-imported only when that command is given, after its server was chosen; `sora --help` imports none of them.
+Prefect takes more than a second to import, and reads its settings during the import. So a command's module is imported
+only when that command is run, after its server was chosen; `sora --help` imports none of them.
 """
 
 import ast
@@ -41,14 +41,14 @@ COMMANDS: Final = {
     "show": "records:show",
     "resolve": "resolve:resolve",
 }
-"""Every command, in the order in which users need them: its module in `deployments.cli`, and its function there."""
+"""Every command, in the order in which users need them, with its module in `deployments.cli` and its function."""
 
 WITHOUT_SERVER: Final = frozenset({"demo", "up", "sandbox", "init", "models"})
 """Commands that do not use an existing Prefect server."""
 
 VERBOSE: Final = re.compile("--verbose|-y*v.*")
-"""The option that shows the log, alone or combined; -y takes no value either. Needed before Prefect is imported, like
-the server."""
+"""The option that shows the log, alone or combined with -y. Like the server, it must be known before Prefect is
+imported."""
 
 
 def summary(name: str) -> str:
@@ -71,12 +71,12 @@ class LazyCommand(TyperCommand):
         made = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
         module, _, function = COMMANDS[self._name].partition(":")
         imported = import_module(f"deployments.cli.{module}")
-        # What is imported stays. To look through it for garbage, again and again and at the end, took a third of the
-        # processor of a short command.
+        # Imported modules stay in memory. Repeatedly searching them for garbage took a third of the processor time of a
+        # short command.
         gc.freeze()
         gc.enable()
         made.command(self._name)(getattr(imported, function))
-        return cast("TyperCommand", typer.main.get_command(made))  # a group only where there are several
+        return cast("TyperCommand", typer.main.get_command(made))  # a group only if there are several commands
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Chooses the server, imports the command, and parses its arguments."""
@@ -86,7 +86,7 @@ class LazyCommand(TyperCommand):
             if self._name not in WITHOUT_SERVER and not extra.get("resilient_parsing"):  # the shell completes a word
                 parent.obj = connect(parent.obj.local_dir, verbose=any(VERBOSE.fullmatch(arg) for arg in args))
         except SetupError as error:
-            no_server = error  # wrong usage, and --help, come first
+            no_server = error  # raised later: usage errors and --help come first
         context = self.load().make_context(info_name, args, parent=parent, **extra)
         if no_server is not None:
             raise no_server
@@ -97,7 +97,7 @@ class LazyGroup(TyperGroup):
     """All commands by their names."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In our order, not alphabetically."""
+        """In the order of `COMMANDS`, not alphabetically."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> LazyCommand | None:

@@ -1,4 +1,4 @@
-"""What the command line prints, and where; and what its commands share."""
+"""Output of the command line, and options that commands share."""
 
 import logging
 import re
@@ -22,17 +22,17 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of 
 """Options that several commands have. `Verbose` is read before Prefect is imported: see `app.VERBOSE`."""
 
 LEAST_FLEXIBLE: Final = 16
-"""The width in characters below which a column that may be cut says nothing useful."""
+"""The minimum width in characters of a shortened column; below that, it is useless."""
 PIPED_WIDTH: Final = 240
-"""The width if the output is not a terminal: wide enough that no line of a table is broken in a file."""
+"""The width if the output is not a terminal: wide enough that table rows are not wrapped in a file."""
 
 
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that control a terminal, or change the writing direction; but not line feeds and tabs."""
+"""Characters that control a terminal or change the writing direction, except for line feeds and tabs."""
 
 
 def harmless(text: str) -> str:
-    """A text from outside without terminal control characters."""
+    """An external text without terminal control characters."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -43,19 +43,19 @@ _COMMAND: Final = re.compile(
 
 
 class _Console(Console):
-    """A console that text from outside cannot control: a prompt or a provider's text may contain escape sequences.
+    """A console that external text cannot control: a prompt or a provider's text may contain escape sequences.
 
-    On stderr, commands are shown as they can be pasted here.
+    On stderr, commands are printed so that they can be pasted into this shell.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As in rich; every string that is printed, also in a table, goes through here."""
+        """As in rich. Every printed string goes through here, also those in tables."""
         return super().render_str(harmless(pasteable(text) if self.stderr else text), **options)
 
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    # No emoji codes: ":fire:" in a prompt stays what was written.
+    # No emoji codes: ":fire:" in a prompt is printed as written.
     return _Console(stderr=stderr, highlight=False, emoji=False, width=None if stream.isatty() else PIPED_WIDTH)
 
 
@@ -66,17 +66,17 @@ err: Final = _console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Prints a line of a result, with markup. The terminal breaks it, so nothing that is copied has line breaks."""
+    """Prints a line of a result, with markup. Only the terminal wraps it, so that copied text has no line breaks."""
     out.print(text, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Prints a warning, a plain text."""
+    """Prints a warning, given as plain text."""
     err.print(f"[yellow]![/] {escape(text)}", soft_wrap=True)
 
 
 def wrong(text: str) -> None:
-    """Prints an error, a plain text."""
+    """Prints an error, given as plain text."""
     err.print(f"[red]✗[/] {escape(text)}", soft_wrap=True)
 
 
@@ -90,7 +90,7 @@ def show_log() -> None:
 
 
 def as_called() -> str:
-    """How `sora` was called, as it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
+    """The command to run `sora` again from the current folder: `sora`, `.venv/bin/sora`, …"""
     path = Path(sys.argv[0])
     found = shutil.which(path.name)
     if path.name != "sora" or (found and Path(found).resolve() == path.resolve()):
@@ -99,7 +99,7 @@ def as_called() -> str:
 
 
 def pasteable(text: str) -> str:
-    """Our own text with its commands as they can be pasted here."""
+    """This project's own text, with its commands changed so that they can be pasted into this shell."""
     command = as_called()
     if command == "sora":
         return text
@@ -108,17 +108,17 @@ def pasteable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text from outside, safe for one line of our output: without markup and line breaks."""
+    """An external text, safe for one line of output: without markup and line breaks."""
     return escape(" ".join(text.split()))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: str | None = None) -> None:
-    """Prints rows as a table if they fit, else each as a few lines. Nothing that may be copied is cut.
+    """Prints rows as a table if they fit, else each row as several lines. Only the flexible column may be cut.
 
     Args:
-        columns: their names; the first one names the row.
-        rows: plain texts.
-        flexible: the column that may be cut to the space left on the line.
+        columns: the column names. The first column identifies the row.
+        rows: plain text.
+        flexible: the column that may be cut to the remaining width.
     """
     widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
     over = sum(widths) + 2 * (len(columns) - 1) - out.width
@@ -147,6 +147,6 @@ def _cut(text: str, width: int) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """The shortest form of a path that can be typed from here."""
-    here, path = Path.cwd(), path.absolute()  # not resolved: .venv/bin/python is a link to another place
+    """The path, relative to the current folder if it is inside."""
+    here, path = Path.cwd(), path.absolute()  # not resolved: .venv/bin/python is a link to another folder
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,6 +1,6 @@
 """`sora demo` and `sora up`: everything on this machine.
 
-Both start their own Prefect server, so everything that imports Prefect is imported after that.
+Both start their own Prefect server, so modules that import Prefect are imported only after that.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SPEED: Final = 60.0
-"""How many times faster than real time the sandbox works: 2 to 4 minutes become 2 to 4 seconds."""
+"""How many times faster than real time the sandbox runs: 2 to 4 minutes become 2 to 4 seconds."""
 
 
 def demo(
@@ -70,28 +70,28 @@ def up(
     """
     local_dir: Path = context.obj.local_dir
     with _stack(local_dir, speed=speed, video_height=video_height) as stack:
-        # The blocks name these addresses before anybody listens there: another stack must not take them meanwhile.
+        # The blocks contain these URLs before the servers listen, so another stack must not take the ports meanwhile.
         port, gallery_port = stack.reserve(RECEIVER_PORT), stack.reserve(GALLERY_PORT)
-        addresses = {
+        stack_settings = {
             "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
             "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
             "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
             "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
         }
         set_environment(stack.environment)
-        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
+        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **stack_settings}))
         err.print("Deploying prefect.yaml and the examples.", style="dim")
         from deployments.setup.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
 
         asyncio.run(deploy(MAIN, EXAMPLES))
         flush()
         stack.add(client_services(local_dir, receiver_port=port, gallery_port=gallery_port))
-        _print_places(stack, local_dir)
+        _print_urls(stack, local_dir)
         stack.wait()
 
 
 def timing(speed: float) -> dict[str, str]:
-    """The API block's timing for a sandbox of that speed: APIXO's advice, divided by it."""
+    """The API block's timing for a sandbox of this speed: APIXO's recommendations, divided by the speed."""
     return {
         "APIXO_INITIAL_WAIT_SECONDS": f"{180 / speed:.3f}",
         "APIXO_POLL_INTERVAL_SECONDS": f"{max(10 / speed, 0.1):.3f}",
@@ -102,7 +102,7 @@ def timing(speed: float) -> dict[str, str]:
 
 
 def demo_requests(sandbox_url: str, run: str) -> dict[str, VideoRequest]:
-    """Three videos, by key: from text and from an image with sora-2, and one in portrait with another model."""
+    """Three requests by key: from text and from an image with sora-2, and a portrait one with another model."""
     return {
         f"demo-{run}-dunes": VideoRequest(
             prompt=(
@@ -137,7 +137,7 @@ def _secret(local_dir: Path, name: str) -> str:
     return Credentials.load_or_create(local_dir.resolve() / f"{name}-credentials.json").secret_key
 
 
-def _print_places(stack: LocalStack, local_dir: Path) -> None:
+def _print_urls(stack: LocalStack, local_dir: Path) -> None:
     environment, ui = stack.environment, stack.servers["prefect"].url
     console, user = stack.servers["object store"].console_url or "none", environment["MINIO_ACCESS_KEY"]
     password = escape(str(local_dir / "minio-credentials.json"))
@@ -164,7 +164,7 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
 
 
 def _elsewhere(local_dir: Path) -> str:
-    """What another terminal needs to find a stack that is not in the usual folder."""
+    """What another terminal needs to find a stack that is not in the default folder."""
     where = shlex.quote(str(local_dir.absolute()))
     return "" if local_dir == LOCAL_DIR else f", after `export SORA_LOCAL_DIR={escape(where)}`"
 
@@ -211,8 +211,8 @@ async def _save_blocks(environ: dict[str, str]) -> None:
     from deployments.setup.blocks import make_bucket, save_blocks  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
-    # This stack's own settings only: a real key in the caller's environment must not reach the sandbox.
-    # And no callbacks and no gallery but this stack's: an earlier one's are gone.
-    addresses = ("callback_url", "callback_secret", "gateway_url", "gateway_secret", "gateway_password")
-    await save_blocks(environ, reset=addresses)
+    # Only this stack's settings: a real key in the caller's environment must not reach the sandbox.
+    # The URLs and secrets of an earlier stack's receiver and gallery are reset: those servers are gone.
+    stack_settings = ("callback_url", "callback_secret", "gateway_url", "gateway_secret", "gateway_password")
+    await save_blocks(environ, reset=stack_settings)
     await make_bucket(await load_block(VideoArchive, "default"), known=True)

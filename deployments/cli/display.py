@@ -25,14 +25,14 @@ from flows.wording import duration
 
 
 class StepDisplay:
-    """Shows each generation with its five steps: a live table on a terminal, else a line for each change."""
+    """Shows each generation with its five steps: a live table on a terminal, otherwise a line per change."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._news: dict[str, dict[Step, Progress]] = {}
+        self._reports: dict[str, dict[Step, Progress]] = {}
         self._started = time.monotonic()
         self._began: dict[tuple[str, Step], float] = {}
-        self._heard: dict[tuple[str, Step], float] = {}
+        self._reported_at: dict[tuple[str, Step], float] = {}
         self._ended: dict[tuple[str, Step], float] = {}
         self._spinner = Spinner("dots")
         self._lock = threading.Lock()
@@ -47,27 +47,27 @@ class StepDisplay:
         if self._console.is_terminal:
             self._live.stop()
 
-    def __call__(self, news: Progress) -> None:
+    def __call__(self, report: Progress) -> None:
         """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
-            steps = self._news.setdefault(news.key, {})
-            before = steps.get(news.step)
-            steps[news.step] = news
+            steps = self._reports.setdefault(report.key, {})
+            before = steps.get(report.step)
+            steps[report.step] = report
             now = time.monotonic() - self._started
-            self._began.setdefault((news.key, news.step), now)
-            self._heard[news.key, news.step] = now
-            first_end = news.done and not (before and before.done)
+            self._began.setdefault((report.key, report.step), now)
+            self._reported_at[report.key, report.step] = now
+            first_end = report.done and not (before and before.done)
             if first_end:
-                self._ended[news.key, news.step] = now
-            # Of the unfinished steps only the wait is worth a line: all others take seconds.
-            waits = news.step == "wait" and not news.done and not (before and before.doing == news.doing)
+                self._ended[report.key, report.step] = now
+            # Of the unfinished steps, only the wait gets lines: all others take only seconds.
+            waits = report.step == "wait" and not report.done and not (before and before.doing == report.doing)
         if (first_end or waits) and not self._console.is_terminal:
-            then = "" if news.next_seconds is None else f", next poll in {duration(news.next_seconds)}"
-            self._console.print(f"{now:6.1f} s  {escape(news.key)}  {news.step}: {escape(news.doing)}{then}")
+            then = "" if report.next_seconds is None else f", next poll in {duration(report.next_seconds)}"
+            self._console.print(f"{now:6.1f} s  {escape(report.key)}  {report.step}: {escape(report.doing)}{then}")
 
     def _render(self) -> RenderableType:
         with self._lock:
-            return Group(*(self._one(key, dict(steps)) for key, steps in self._news.items()))
+            return Group(*(self._one(key, dict(steps)) for key, steps in self._reports.items()))
 
     def _one(self, key: str, steps: dict[Step, Progress]) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
@@ -79,32 +79,32 @@ class StepDisplay:
             grid.add_row(*self._row(key, step, steps.get(step)))
         return Group(Text(key, style="bold"), grid)
 
-    def _row(self, key: str, step: Step, news: Progress | None) -> tuple[RenderableType, ...]:
-        if news is None:
+    def _row(self, key: str, step: Step, report: Progress | None) -> tuple[RenderableType, ...]:
+        if report is None:
             return Text("·", style="dim"), Text(step, style="dim"), "", ""
-        if news.done:
+        if report.done:
             return (
                 Text("✓", style="green"),
                 step,
                 f"{self._ended[key, step]:.1f} s",
-                Text(harmless(news.doing), style="dim"),
+                Text(harmless(report.doing), style="dim"),
             )
         now = time.monotonic() - self._started
-        took, heard = now - self._began[key, step], self._heard[key, step]
-        left = None if news.next_seconds is None else max(heard + news.next_seconds - now, 0)
+        took, reported_at = now - self._began[key, step], self._reported_at[key, step]
+        left = None if report.next_seconds is None else max(reported_at + report.next_seconds - now, 0)
         then = "" if left is None else f", next poll in {duration(left)}"
-        return self._spinner, Text(step, style="cyan"), duration(took), Text(f"{harmless(news.doing)}{then}")
+        return self._spinner, Text(step, style="cyan"), duration(took), Text(f"{harmless(report.doing)}{then}")
 
 
 class BatchDisplay:
-    """One bar for the whole batch and how many videos are in each step; without a terminal, a line per finished video.
+    """One bar for the whole batch, with the number of videos in each step; without a terminal, a line per ended video.
 
-    After the step `last`, a video counts as done.
+    A video counts as done after the step `last`.
     """
 
     def __init__(self, console: Console, last: Step) -> None:
         self._console, self._last = console, last
-        self._at: dict[str, Step] = {}
+        self._current: dict[str, Step] = {}
         self._done: set[str] = set()
         self._lock = threading.Lock()
         self._bar = Bar(
@@ -129,28 +129,28 @@ class BatchDisplay:
         """Sets how many videos there will be."""
         self._bar.update(self._videos, total=videos)
 
-    def __call__(self, news: Progress) -> None:
+    def __call__(self, report: Progress) -> None:
         """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
-            self._at[news.key] = news.step
-            ended = news.step == self._last and news.done and news.key not in self._done
+            self._current[report.key] = report.step
+            ended = report.step == self._last and report.done and report.key not in self._done
             if ended:
-                self._done.add(news.key)
-            under_way = Counter(step for key, step in self._at.items() if key not in self._done)
+                self._done.add(report.key)
+            in_progress = Counter(step for key, step in self._current.items() if key not in self._done)
             done = len(self._done)
-        steps = ", ".join(f"{number} {step}" for step, number in under_way.items())
+        steps = ", ".join(f"{number} {step}" for step, number in in_progress.items())
         self._bar.update(self._videos, completed=done, steps=steps)
         if ended and not self._console.is_terminal:
-            self._console.print(f"{done:5}  {escape(news.key)}  {news.step}: {escape(news.doing)}")
+            self._console.print(f"{done:5}  {escape(report.key)}  {report.step}: {escape(report.doing)}")
 
 
 @contextmanager
 def shown(display: StepDisplay | BatchDisplay, *, stopped: str, expect: Expect | None = None) -> Iterator[None]:
-    """Shows what a flow in this process does, and then sends what Prefect has not sent yet.
+    """Shows the progress of a flow in this process, and then sends the logs and events that Prefect has not sent yet.
 
     Args:
-        stopped: what to do after Ctrl-C, in plain text.
-        expect: gets the number of videos of a batch.
+        stopped: advice after Ctrl-C, in plain text.
+        expect: called with the number of videos in a batch.
     """
     with display:
         try:

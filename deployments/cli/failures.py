@@ -1,4 +1,4 @@
-"""Messages for errors that end a command. Imported only when there is one, since it takes half a second."""
+"""Messages for errors that end a command. Imported only after an error, since the import takes half a second."""
 
 import sys
 import traceback
@@ -16,30 +16,30 @@ from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
 
 NOT_PREFECTS: Final = frozenset({403, 404, 407, 502, 503, 504})
-"""What a proxy answers in a Prefect server's place, or another server. (Prefect's own 404 has another type.)"""
+"""Statuses from a proxy or another server instead of a Prefect server. (Prefect's own 404 has another type.)"""
 
 
 def end(error: BaseException) -> int:
-    """Prints how a command ended, by an error or from outside, and returns the exit code."""
+    """Prints how a command ended, by an error or a signal, and returns the exit code."""
     ended = what_ended(error)
     if ended is None:
         return fail(error)
     if foreseen(error):
-        fail(error)  # it says what to do next
+        fail(error)  # its message says what to do next
     message, code = ended
     sys.stderr.write(f"{message}\n")
     return code
 
 
 def what_ended(error: BaseException) -> tuple[str, int] | None:
-    """The last line and exit code, if Ctrl-C, or Prefect's error for SIGTERM, is this error or its cause.
+    """The last line and exit code, if Ctrl-C, or Prefect's error for SIGTERM, is this error or one of its causes.
 
-    Raised anywhere, it makes pydantic or Prefect's engine fail too.
+    A signal raises anywhere, so pydantic or Prefect's engine may wrap it in an error of its own.
     """
     ends: dict[type[BaseException], tuple[str, int]] = {KeyboardInterrupt: ("Interrupted.", 130)}
-    if prefect := sys.modules.get("prefect.exceptions"):  # else nobody can have raised it, and importing takes a second
+    if prefect := sys.modules.get("prefect.exceptions"):  # else it was not raised, and importing takes a second
         ends[prefect.TerminationSignal] = ("Ended by SIGTERM.", 143)
-    # A serializer in Rust keeps only the name of the error that ended it, in its text.
+    # A serializer in Rust keeps only the name of the error that ended it, in the message.
     text = str(error) if isinstance(error, PydanticSerializationError) else ""
     for found in causes(error):
         for kind, ended in ends.items():
@@ -49,7 +49,7 @@ def what_ended(error: BaseException) -> tuple[str, int] | None:
 
 
 def foreseen(error: BaseException) -> bool:
-    """Whether its message says what to do next."""
+    """Whether the error's message says what to do next."""
     if isinstance(error, SoraError | SetupError | ProcessError | ValidationError):
         return True
     prefect = sys.modules.get("prefect.exceptions")  # as above
@@ -62,7 +62,7 @@ def fail(error: BaseException) -> int:
         for problem in error.errors():
             wrong(describe_problem(problem))
         return 2
-    advice = _said(error)
+    advice = _advice(error)
     if advice is None:
         traceback.print_exception(error)
     else:
@@ -72,8 +72,8 @@ def fail(error: BaseException) -> int:
     return 1
 
 
-def _said(error: BaseException) -> str | None:
-    """What to do about an error; None: it was not foreseen."""
+def _advice(error: BaseException) -> str | None:
+    """What to do about an error; None: unknown."""
     if foreseen(error):
         return str(error)
     if _status(error) == 401:
@@ -81,9 +81,9 @@ def _said(error: BaseException) -> str | None:
             "The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
             "PREFECT_API_KEY) to what it expects."
         )
-    # Prefect raises the network's error as it is, or a RuntimeError from it.
+    # Prefect raises network errors unchanged, or as the cause of a RuntimeError.
     cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
-    if isinstance(cause, httpx.InvalidURL):  # of Prefect's own client, as soon as it is made
+    if isinstance(cause, httpx.InvalidURL):  # raised when Prefect's client is created
         return (
             f"Prefect's client cannot read the environment's proxies, or PREFECT_API_URL ({cause}). It does not "
             "support IPv6 networks such as ::1/128 or brackets as in [::1] in NO_PROXY: remove them. This program "
@@ -101,7 +101,7 @@ def _said(error: BaseException) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status with which the Prefect server refused, from this error or its causes."""
+    """The HTTP status of the Prefect server's rejection, from this error or its causes."""
     while error.__cause__ is not None and not hasattr(error, "response"):
         error = error.__cause__
     return getattr(getattr(error, "response", None), "status_code", None)

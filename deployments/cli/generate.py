@@ -29,7 +29,7 @@ from flows.record.run_keys import slug
 from flows.resources import Resources, command_options, load_block
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
-"""Stands in for a file while the rest of a request is checked."""
+"""A placeholder for a file while the rest of a request is validated."""
 
 
 def generate(
@@ -124,7 +124,7 @@ def generate(
         warn(unknown)
     if any(map(is_file, image or [])):
         request = asyncio.run(_with_files(request, image or [], fit=fit_images, archive=archive))
-    # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
+    # An empty key is not a missing key: `--key "$NAME"` with NAME unset would pay for another video in every run.
     key = made_up_key(prompt) if key is None else check_key(key)
     if dry_run:
         asyncio.run(_dry_run(request, key, refuse_duplicates=refuse_duplicates, api=api, archive=archive))
@@ -154,12 +154,12 @@ def run_and_show(
 
 
 def made_up_key(prompt: str) -> str:
-    """A key a person can recognize: the prompt's first words, the time, and four random letters."""
+    """A readable key: the prompt's first words, the time, and four random hex digits."""
     return f"{slug(prompt, most=32)}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def is_file(image: str) -> bool:
-    """Whether an image is given as a file, and not as a URL with or without a scheme."""
+    """Whether an image is given as a file, not as a URL (with or without a scheme)."""
     return "://" not in image and (os.path.isfile(image) or not normalize_url(image).startswith("http"))  # noqa: PTH113 - a data: URL is too long a name for Path.is_file
 
 
@@ -180,7 +180,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """`sound=true` as a name and a value, which is parsed as JSON if it is valid JSON."""
+    """The name and value of an option such as `sound=true`. The value is parsed as JSON if it is valid JSON."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise typer.BadParameter("give --option as NAME=VALUE, such as sound=true")

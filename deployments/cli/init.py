@@ -1,4 +1,4 @@
-"""`sora init`: a folder to start from."""
+"""`sora init`: creates a folder to start from."""
 
 import json
 import os
@@ -35,14 +35,14 @@ def init(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SetupError(f"{shown_path(folder)} is not empty, so nothing was written. Use a new folder: sora init NAME")
     folder.mkdir(parents=True, exist_ok=True)
-    # From that folder a relative path would lead elsewhere.
+    # Absolute, since the README's commands are run in that folder.
     bin_ = "" if as_called() == "sora" else f"{shlex.quote(str(Path(sys.executable).parent))}/"
     connection: Connection = context.obj
     stack = StackInfo.read(connection.local_dir)
     local = stack.public_environment["PREFECT_API_URL"] if stack else README_API_URL
     values = {
         "server": os.environ.get("PREFECT_API_URL") or local,
-        "calendar": json.dumps(str(folder / "calendar.csv"), ensure_ascii=False),  # so it is YAML as well
+        "calendar": json.dumps(str(folder / "calendar.csv"), ensure_ascii=False),  # JSON is also valid YAML
         "sora": f"{bin_}sora",
         "prefect": f"{bin_}prefect",
     }

@@ -36,7 +36,7 @@ def models(
 
 
 def row(name: str, found: VideoModel) -> tuple[str, ...]:
-    """A model in a line of the table: its name, modes, images, seconds, aspect ratios, options."""
+    """A model as a row of the table: name, modes, images, seconds, aspect ratios, options."""
     most = [mode.images[1] for mode in found.modes.values()]
     ratios = [*found.ratios, *(["others"] if found.other_ratios else [])]
     options = [f"{option}{' (required)' if known.required else ''}" for option, known in found.options.items()]
@@ -89,14 +89,14 @@ def _images(least: int, most: int) -> str:
 
 
 def _image(limits: ImageLimits) -> str:
-    """What an image may be, in a line."""
+    """The image limits on one line."""
     most = f" and at most {limits.most_pixels:,}" if limits.most_pixels is not None else ""
     sides = f", each side at least {limits.least_pixels:,}{most} pixels" if limits.least_pixels > 1 or most else ""
     return f"{one_of(limits.formats)}, up to {limits.max_bytes / 1e6:g} MB{sides}"
 
 
 def _goes_with(value: Value) -> str:
-    """What a value of an option requires, in a line."""
+    """What an option's value requires, on one line."""
     images = [_images(*value.images)] if value.images else []
     modes = [f"mode {one_of(value.modes)}"] if value.modes else []
     ratios = [f"ratio {one_of(value.ratios)}"] if value.ratios else []

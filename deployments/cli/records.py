@@ -1,4 +1,4 @@
-"""`sora list`, `sora show` and `sora costs`: what is in the ledger."""
+"""`sora list`, `sora show` and `sora costs`: show what is in the ledger."""
 
 import asyncio
 import json
@@ -111,11 +111,11 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
         if video is not None and link:
             if await store.read(video.name, max_bytes=1) is None:
                 raise _gone(key, video.name, store.bucket)
-            address = block.gateway_link(key, video.name) or block.public_link(video.name)
-            address = address or store.signed_url(video.name, seconds=LINK_SECONDS)
+            video_url = block.gateway_link(key, video.name) or block.public_link(video.name)
+            video_url = video_url or store.signed_url(video.name, seconds=LINK_SECONDS)
             if not as_json:
-                typer.echo(address)
-            record["link"] = address
+                typer.echo(video_url)
+            record["link"] = video_url
         if video is not None and save is not None:
             try:
                 if not await store.get_file(video.name, save):
@@ -136,7 +136,7 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
 
 
 def print_record(generation: Generation, options: str) -> None:
-    """Shows a record to the user, with the next command. `options` name the blocks in it."""
+    """Prints a record, with the next command. `options` are the command's options that name the blocks."""
     request = generation.request
     say(f"[bold]{escape(generation.key)}[/]  {generation.state}")
     say(f"  request    {escape(request.summary)}")

@@ -1,4 +1,4 @@
-"""`sora resolve` and `sora collect`: finish what is unclear, failed or open."""
+"""`sora resolve` and `sora collect`: finish unclear, failed and open generations."""
 
 import asyncio
 import sys
@@ -46,13 +46,13 @@ def resolve(
     """
     if task_id is not None and resubmit:
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit, not both")
-    asks = task_id is None and not resubmit
-    if asks and not sys.stdin.isatty():
+    interactive = task_id is None and not resubmit
+    if interactive and not sys.stdin.isatty():
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` shows what is known")
-    seen = asyncio.run(_look(key, api=api, archive=archive))
-    if asks or resubmit:
+    seen = asyncio.run(_load(key, api=api, archive=archive))
+    if interactive or resubmit:
         print_record(seen, command_options(api, archive))
-    if asks:
+    if interactive:
         task_id = ask(seen)
     elif resubmit and not yes:
         typer.confirm(
@@ -70,7 +70,7 @@ def resolve(
 
 
 def ask(seen: Generation) -> str | None:
-    """Asks the user what became of a generation. Returns its task; None: it is to be submitted once more."""
+    """Prompts the user for what became of a generation. Returns its task; None: submit it once more."""
     at = utc(seen.attempt.claimed_at)
     if seen.state in (State.UNCONFIRMED, State.CLAIMED):
         err.print(f"\nThe request was sent at {at}, and no clear answer came. Look for it in your APIXO account.")
@@ -90,7 +90,7 @@ def ask(seen: Generation) -> str | None:
     return None
 
 
-async def _look(key: str, *, api: str, archive: str) -> Generation:
+async def _load(key: str, *, api: str, archive: str) -> Generation:
     async with Resources.of_blocks(api, archive) as resources:
         return await load_generation(check_key(key), resources.ledger)
 

@@ -1,4 +1,4 @@
-"""`sora sandbox`: the sandbox alone."""
+"""`sora sandbox`: runs only the sandbox."""
 
 import os
 from typing import Annotated

@@ -110,15 +110,15 @@ def deploy() -> None:
 
 
 def variables(stack: StackInfo | None, own: Mapping[str, str]) -> dict[str, str]:
-    """What the blocks are made from: the variables of the local stack, and this process's over them."""
+    """The variables for the blocks: the local stack's, overridden by this process's."""
     known = stack.load_environment() if stack else {}
     if own.get("MINIO_ENDPOINT", "").strip():
-        known.pop("MINIO_SECURE", None)  # it is about the stack's store, and not about that one
+        known.pop("MINIO_SECURE", None)  # it applies to the stack's store, not to the given endpoint
     return {**known, **own}
 
 
 def show(saved: Saved) -> None:
-    """One line for one thing that was created."""
+    """Prints one line about a saved object."""
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
@@ -161,6 +161,6 @@ def doctor(
 
 async def _all(api: str, archive: str) -> list[Finding]:
     server = await check_server()
-    if server[0].outcome == "error":  # the blocks are there
+    if server[0].outcome == "error":  # without the server, the blocks cannot be read
         return server
     return [*server, *await check_setup(api, archive)]

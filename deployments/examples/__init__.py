@@ -1,1 +1,1 @@
-"""Examples of flows that stand upstream of a video."""
+"""Examples of upstream flows, whose runs lead to a video."""

@@ -1,7 +1,7 @@
 """An upstream flow that decides what to film. Each of its completed runs becomes a video.
 
-It knows nothing about videos. The deployment `after-storyboard` in the prefect.yaml next to it has a trigger on its
-completion, and reads the scene from its parameters.
+The flow itself has no code for videos. The deployment `after-storyboard`, in the prefect.yaml next to this file, is
+triggered by its completion, and reads the scene from its parameters.
 """
 
 from typing import Literal

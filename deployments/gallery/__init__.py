@@ -1,1 +1,1 @@
-"""The gallery: pages over the archive for people, and a gateway to its videos, whose bucket stays private."""
+"""The gallery: web pages that show the archive, and a gateway to its videos. The bucket stays private."""

@@ -17,10 +17,10 @@ from deployments.web_server import is_same
 
 COOKIE: Final = "sora_gallery"
 SESSION_SECONDS: Final = 14 * 24 * 3600
-"""How long a login lasts. A new password or secret ends all of them."""
+"""How long a login lasts. A new password or secret ends all logins."""
 MOST_WRONG: Final = 20
 WRONG_SECONDS: Final = 60.0
-"""After this many wrong passwords within this time, from anywhere, logins are blocked until it is over."""
+"""After `MOST_WRONG` wrong passwords within this time, from any client, logins are blocked until it has passed."""
 _TOKEN: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -29,10 +29,10 @@ class TooManyError(Exception):
 
 
 class Access:
-    """Decides for each request. Everything is compared in constant time.
+    """Decides what each request may see. All comparisons take constant time.
 
     Args:
-        archive: its gateway secret signs tokens and sessions, its gateway password opens the gallery.
+        archive: its gateway secret signs tokens and sessions, its gateway password gives access to the gallery.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Access:
         self._archive = archive
         self._now, self._monotonic = now, monotonic
         self._password = archive.gateway_password.get_secret_value() if archive.gateway_password else None
-        # Without a secret, sessions end with this process, and there are no tokens.
+        # Without a configured secret, sessions end with this process, and there are no tokens.
         secret = archive.gateway_secret.get_secret_value() if archive.gateway_secret else secrets.token_hex()
         self._session_secret = hashlib.sha256(f"session/{secret}/{self._password}".encode()).digest()
         self._wrong: deque[float] = deque(maxlen=MOST_WRONG)
@@ -62,7 +62,7 @@ class Access:
         if self._is_session(request.cookies.get(COOKIE, "")):
             return True
         bearer = _bearer(request)
-        # A token of one video is no guess at the password, which may look like one.
+        # A token for one video does not count as a wrong password, but a password may have the form of a token.
         if not bearer or (_TOKEN.fullmatch(bearer) and not is_same(bearer, self._password)):
             return False
         try:
@@ -71,7 +71,7 @@ class Access:
             return False
 
     def may_see(self, request: Request, key: str) -> bool:
-        """Whether this request may have the video of this key."""
+        """Whether this request may get the video of this key."""
         if self._archive.gateway_secret is not None:
             token = self._archive.gateway_token(key)
             if is_same(request.query_params.get("t", ""), token) or is_same(_bearer(request), token):
@@ -82,7 +82,7 @@ class Access:
         """Whether this is the gallery's password.
 
         Raises:
-            TooManyError: too many recent wrong ones.
+            TooManyError: too many recent wrong passwords.
         """
         now = self._monotonic()
         if len(self._wrong) == MOST_WRONG and now - self._wrong[0] < WRONG_SECONDS:
@@ -93,7 +93,7 @@ class Access:
         return False
 
     def log_in(self, response: Response) -> None:
-        """Gives the browser its session."""
+        """Sets the session cookie."""
         expires = str(int(self._now()) + SESSION_SECONDS)
         response.set_cookie(
             COOKIE,
@@ -105,12 +105,12 @@ class Access:
         )
 
     def log_out(self, response: Response) -> None:
-        """Removes the session."""
+        """Deletes the session cookie."""
         response.delete_cookie(COOKIE, httponly=True, samesite="lax")
 
     def _is_session(self, value: str) -> bool:
         expires, _, signature = value.partition(".")
-        # Signed by us, so it is a number.
+        # With a valid signature, `expires` is a number.
         return is_same(signature, self._signature(expires)) and int(expires) > self._now()
 
     def _signature(self, expires: str) -> str:

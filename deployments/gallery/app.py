@@ -38,11 +38,11 @@ from flows.record.pipeline_errors import InvalidKeyError, LedgerError
 from flows.resources import command_options, load_block
 
 MOST_REQUESTS: Final = 256
-"""Requests in progress at the same time; further ones get 503 at once."""
+"""The maximum number of concurrent requests; further ones get 503 at once."""
 STOP_SECONDS: Final = 3
-"""How long responses in progress may take when it stops."""
+"""How long responses in progress may take when the server stops."""
 STORE_RETRY_TIMEOUT_SECONDS: Final = 2.0
-"""How long to wait during an outage of the store: a visitor is waiting for the page."""
+"""How long to retry during an outage of the store: a visitor is waiting for the page."""
 MOST_FORM_BYTES: Final = 4_096
 FORM_SECONDS: Final = 10.0
 NOTICES_SHOWN: Final = 50
@@ -60,7 +60,7 @@ async def serve(
     """Runs the gallery until SIGTERM or Ctrl-C. Port 0 picks a free one; `on_ready` gets the URL once it listens.
 
     Raises:
-        SetupError: other machines could look without a password, or the address is not available.
+        SetupError: other machines would have access without a password, or the address is not available.
         PipelineError: the block is missing or cannot be used.
     """
     block = await load_block(VideoArchive, archive)
@@ -79,10 +79,10 @@ async def serve(
 
 
 def check_password(host: str, block: VideoArchive, name: str) -> None:
-    """Makes sure that only this machine has access without a password.
+    """Checks that only this machine has access if there is no password.
 
     Raises:
-        SetupError: others could.
+        SetupError: other machines would have access.
     """
     public = block.gateway_url is not None and not is_loopback(urlsplit(block.gateway_url).hostname or "")
     if block.gateway_password is None and (public or not is_loopback(host)):
@@ -102,12 +102,12 @@ def create_app(
     links: PrefectLinks | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Starlette:
-    """The gallery over one archive.
+    """The gallery of one archive.
 
     Args:
-        options: the options that name the blocks in commands.
-        redirect: whether browsers are redirected to the store for videos; None: if its URL says that they reach it.
-        url: where it listens; used if the block has no gallery URL.
+        options: the command-line options that name the blocks.
+        redirect: whether browsers are redirected to the store for videos; None: only if its URL seems reachable.
+        url: the URL where the gallery listens; used if the block has no gallery URL.
     """
     if redirect is None:
         redirect = redirects(store.url, archive.gateway_url or url)
@@ -116,7 +116,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await index.current()  # a large archive continues in the background
+        await index.current()  # for a large archive, reading continues in the background
         yield
         await index.aclose()
 
@@ -133,16 +133,16 @@ def create_app(
             ("/health", handlers.health, ["GET"]),
         )
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StoreError: _store_away})
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StoreError: _store_unavailable})
     app.router.redirect_slashes = False
     media = ""
-    if redirect:  # not to the store's URL: for AWS, or with `virtual_host`, the bucket stands in front of the host
+    if redirect:  # not the store's own URL: for AWS, or with `virtual_host`, the bucket is a part of the host name
         signed = urlsplit(store.signed_url("-", seconds=1))
         media = f"{signed.scheme}://{signed.netloc}"
     app.add_middleware(
         _Guard,
         media=media,
-        # Without a password only this machine may ask: a page elsewhere could point a name of its own here.
+        # Without a password, only loopback host names are accepted: a website could point its own name here.
         only_loopback=not handlers.access.needs_login,
     )
     return app
@@ -189,7 +189,7 @@ class _Handlers:
         first = (filters.page - 1) * PAGE_SIZE
         everything = [item.generation for item in items]
         now = self._now().astimezone(UTC)
-        seen_to = notices(everything, self._options, now)
+        found_notices = notices(everything, self._options, now)
         return self._pages.page(
             "overview.html",
             filters=filters,
@@ -198,8 +198,8 @@ class _Handlers:
             count=len(found),
             total=len(items),
             last_page=last,
-            notices=seen_to[:NOTICES_SHOWN],
-            notice_counts=Counter(notice.why for notice in seen_to),
+            notices=found_notices[:NOTICES_SHOWN],
+            notice_counts=Counter(notice.why for notice in found_notices),
             spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
             month=now,
             index=index,
@@ -210,7 +210,7 @@ class _Handlers:
         if not self.access.may_see_all(request):
             return self._login_page()
         found = await self._find(request)
-        seen_to = notices([found], self._options, self._now())
+        found_notices = notices([found], self._options, self._now())
         poster = _object(found, "poster.jpg")
         video = found.video
         return self._pages.page(
@@ -219,7 +219,7 @@ class _Handlers:
             video=video,
             others=[item.file_name for item in found.objects if item.kind == "video" and item is not video],
             poster=poster,
-            notice=seen_to[0] if seen_to else None,
+            notice=found_notices[0] if found_notices else None,
             command=generate_command(found, self._options),
             run_link=self._links.run(found),
             form_link=await self._links.form(found),
@@ -228,7 +228,7 @@ class _Handlers:
         )
 
     async def object(self, request: Request) -> Response:
-        """A video, poster or small picture, for visitors who are logged in or have its token; others learn nothing."""
+        """A video, poster or small picture, for visitors with a login or its token. Others get only a 401."""
         if not self.access.may_see(request, request.path_params["key"]):
             headers = {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
             return PlainTextResponse(DENIED, HTTPStatus.UNAUTHORIZED, headers)
@@ -273,7 +273,7 @@ class _Handlers:
 
 
 class _Guard:
-    """Sets the headers of every response, and without a password rejects other names of this machine."""
+    """Sets the headers of every response, and, without a password, rejects host names that are not loopback."""
 
     def __init__(self, app: ASGIApp, *, media: str, only_loopback: bool) -> None:
         self._app, self._only_loopback = app, only_loopback
@@ -284,7 +284,7 @@ class _Guard:
                 f"img-src {media_sources}; media-src {media_sources}; "
                 "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
             ),
-            "Referrer-Policy": "no-referrer",  # an address may hold a token
+            "Referrer-Policy": "no-referrer",  # a URL may contain a token
             "X-Content-Type-Options": "nosniff",
             "X-Robots-Tag": "noindex",
         }
@@ -295,7 +295,7 @@ class _Guard:
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        # The header itself: for one that it cannot parse, Starlette's URL has the server's own address.
+        # The raw header: if Starlette cannot parse it, its URL has the server's own address instead.
         host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else ""
         if scope["type"] == "http" and self._only_loopback and not is_loopback(host):
             refusal = PlainTextResponse(
@@ -311,7 +311,7 @@ def _object(found: Generation, name: str) -> ArchivedObject | None:
     return next((item for item in found.objects if item.kind != "sidecar" and item.file_name == name), None)
 
 
-async def _store_away(_: Request, error: Exception) -> Response:
-    del error  # it names the store
+async def _store_unavailable(_: Request, error: Exception) -> Response:
+    del error  # its message names the store
     text = "The archive does not answer. Try again in a moment.\n"
     return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "10", "Cache-Control": "no-store"})

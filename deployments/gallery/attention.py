@@ -1,4 +1,4 @@
-"""What needs attention, with the commands. Pure."""
+"""Generations that need attention, with the commands for them. Pure."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from flows.record.advice import advice
 from flows.record.generation import Generation, State
 
 FAILED_DAYS: Final = 7
-"""How long a failure is shown on top. The filter finds older ones."""
+"""How long a failure is shown at the top. The filter finds older ones."""
 
 Why = Literal["unconfirmed", "expiring", "failed"]
 _ORDER: Final[dict[Why, int]] = {"expiring": 0, "unconfirmed": 1, "failed": 2}
@@ -28,11 +28,11 @@ class Notice:
     why: Why
     message: str
     steps: list[list[tuple[str, bool]]]
-    """What to do, in order: pieces of text, and whether each is a command."""
+    """What to do, in order. Each step is pieces of text, and whether each piece is a command."""
 
 
 def notices(found: Iterable[Generation], options: str, now: datetime) -> list[Notice]:
-    """What needs attention, the most urgent first. `options` name the blocks in commands."""
+    """What needs attention, the most urgent first. `options` are the command-line options that name the blocks."""
     made = [(item, why) for item in found if (why := _why(item, now)) is not None]
     made.sort(key=lambda pair: (_ORDER[pair[1]], -pair[0].updated_at.timestamp()))
     return [_notice(item, why, options) for item, why in made]
@@ -62,7 +62,7 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
-    """Our own sentence, split at its backticks. A command starts with `sora `."""
+    """The sentence, split at its backticks, with whether each piece was inside them and so is a command."""
     parts = re.split("`([^`]*)`", text)
     return [(part, bool(number % 2)) for number, part in enumerate(parts) if part]
 

@@ -1,4 +1,4 @@
-"""How a browser gets a video or a poster: a redirect to a signed URL of the store, or the bytes through here."""
+"""Delivers videos and posters to browsers: redirects to a signed URL of the store, or streams the bytes."""
 
 import asyncio
 import re
@@ -19,21 +19,21 @@ from flows.record.generation import ArchivedObject, Generation
 from flows.signals.thumbnail import thumbnail
 
 SIGNED_SECONDS: Final = 3600
-"""How long a signed URL is valid. It must outlive one viewing: browsers seek with the URL they were sent to."""
+"""How long a signed URL is valid. Longer than one viewing: to seek, browsers request the same URL again."""
 CARD_PIXELS: Final = 480
-"""Longest side of the pictures on the overview: twice what a card shows, for high-resolution screens."""
+"""Longest side of the pictures on the overview: twice the size of a card, for high-resolution screens."""
 MOST_CARDS: Final = 2_000
-"""Pictures that are kept in memory, about 20 KB each."""
+"""The maximum number of pictures in memory, about 20 KB each."""
 MOST_POSTER_BYTES: Final = 20_000_000
 LONGEST_STEM: Final = 100
 POSTER_CACHE: Final = "private, max-age=86400"
-"""A key's poster may be replaced if a user names another task, so it is cached for a day, not forever."""
+"""If a user names another task, the key's poster may change. So it is cached for a day, not forever."""
 
 
 def redirects(store_url: str, gateway_url: str) -> bool:
     """Whether browsers that reach the gateway also reach the store, judging by the URLs. Pure."""
     store, gateway = urlsplit(store_url), urlsplit(gateway_url)
-    if store.scheme == "http" and gateway.scheme == "https":  # browsers refuse to play it there
+    if store.scheme == "http" and gateway.scheme == "https":  # browsers block http videos on https pages
         return False
     return is_loopback(gateway.hostname or "") or not is_loopback(store.hostname or "")
 
@@ -48,11 +48,11 @@ class Delivery:
     async def video(self, request: Request, found: Generation, item: ArchivedObject) -> Response:
         """A video, whole or in part."""
         saved_as = download_name(found, item) if request.query_params.get("download") else None
-        # A signed address is for one method, and not every player asks by GET first.
+        # A signed URL is for one method, and some players send another one than GET first.
         if self._redirect and request.method == "GET":
-            address = self._store.signed_url(item.name, seconds=SIGNED_SECONDS, download_as=saved_as)
-            # No-store: the next visit gets a fresh one.
-            return RedirectResponse(address, HTTPStatus.FOUND, {"Cache-Control": "no-store"})
+            url = self._store.signed_url(item.name, seconds=SIGNED_SECONDS, download_as=saved_as)
+            # No-store: the next visit gets a new signed URL.
+            return RedirectResponse(url, HTTPStatus.FOUND, {"Cache-Control": "no-store"})
         etag = f'"{item.sha256}"'
         headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == etag:
@@ -60,7 +60,7 @@ class Delivery:
         if saved_as:
             headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
         status, start, length = HTTPStatus.OK, 0, item.size_bytes
-        # A part of another version than this one would be of no use.
+        # If the client has a part of another version, it gets the whole file.
         is_current = request.headers.get("if-range", etag) == etag
         try:
             part = _range(request.headers.get("range"), item.size_bytes) if is_current else None
@@ -73,7 +73,7 @@ class Delivery:
         headers["Content-Length"] = str(length)
         is_head = request.method == "HEAD"
         pieces = self._store.stream(item.name, start=start, length=1 if is_head else length)
-        first = await anext(pieces, None)  # before the status is sent: it may be gone, or the store away
+        first = await anext(pieces, None)  # before the status is sent: the object may be gone, or the store unavailable
         if first is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         if is_head:
@@ -84,7 +84,7 @@ class Delivery:
         """A poster, unchanged or small.
 
         Raises:
-            HTTPException: it is gone, or not an image.
+            HTTPException: it no longer exists, or is not an image.
         """
         data = await (self._card(item) if small else self._store.read(item.name, max_bytes=MOST_POSTER_BYTES))
         if data is None:
@@ -121,7 +121,7 @@ def download_name(found: Generation, item: ArchivedObject) -> str:
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the number of bytes requested; None: all of it, as for a header that is not understood.
+    """The first byte and the number of bytes requested; None: the whole object, also if the header is not understood.
 
     Raises:
         ValueError: nothing of the object is in the range.

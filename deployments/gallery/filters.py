@@ -1,4 +1,4 @@
-"""Which videos a page shows: words, state, days, model, tag, batch, page. Pure."""
+"""Selects the videos that a page shows, by words, state, days, model, tag, batch and page. Pure."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ LONGEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a visitor selected, by the names in the URL's query. An empty field selects everything."""
+    """What a visitor selected. The fields are named as in the URL's query. An empty one selects everything."""
 
     q: str = ""
     state: str = ""
@@ -30,7 +30,7 @@ class Filters:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Self:
-        """Parses the query of a URL. Invalid values are left out."""
+        """Parses the query of a URL. Invalid values are ignored."""
         values = {item.name: query.get(item.name, "").strip()[:LONGEST_TEXT] for item in fields(cls)}
         number = values.pop("page")
         days = {name: values[name] if _day(values[name]) else "" for name in ("since", "until")}
@@ -40,11 +40,11 @@ class Filters:
 
     @property
     def narrows(self) -> bool:
-        """Whether anything is left out."""
+        """Whether any filter is set."""
         return replace(self, page=1) != Filters()
 
     def query(self, **changed: str | int) -> str:
-        """The query of a URL that selects the same, except for what is changed."""
+        """The query of a URL with the same filters, except for those in `changed`."""
         values = {item.name: getattr(self, item.name) for item in fields(self)} | {"page": 1} | changed
         return urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", 1)})
 
@@ -70,7 +70,7 @@ class Filters:
 
 
 def menus(items: Iterable[Item]) -> dict[str, list[tuple[str, int]]]:
-    """What can be selected, with the number of videos: states, models, tags, batches."""
+    """The states, models, tags and batches that can be selected, each with its number of videos."""
     found = [item.generation for item in items]
     states = Counter(generation.state.value for generation in found)
     return {

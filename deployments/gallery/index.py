@@ -1,4 +1,4 @@
-"""The gallery's index of the ledger: every record in memory, and only changed ones are read again."""
+"""The gallery's index of the ledger: keeps every record in memory, and reads only changed ones again."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from flows.record.ledger import Ledger
 from flows.record.pipeline_errors import InvalidKeyError, LedgerError
 
 FRESH_SECONDS: Final = 3.0
-"""The least time for which a listing counts as current. Listing takes at most a tenth of the time."""
+"""The minimum time for which a listing counts as current. Listing takes up at most a tenth of the time."""
 WAIT_SECONDS: Final = 0.5
 """How long a page waits for a newer listing before it shows what is known."""
 PAGE_SIZE: Final = 48
-"""How many videos a page shows. As many of the newest records are read first."""
+"""How many videos a page shows. At the start, this many of the newest records are read first."""
 READS_AT_A_TIME: Final = 200
-"""Records read at a time: the first visitors of a large archive see it fill."""
+"""How many records are read at a time. The first visitors of a large archive see it fill."""
 
 _log = logging.getLogger("sora")
 
@@ -33,14 +33,14 @@ class Item:
 
     generation: Generation
     text: str
-    """Key, prompt, tags, task and model, in a form that ignores case."""
+    """Key, prompt, tags, model and task, case-folded."""
 
 
 class ArchiveIndex:
     """All records of one ledger. To be used on one event loop.
 
     Attributes:
-        items: by key.
+        items: the readable records, by key.
         unreadable: keys of records that cannot be read.
         problem: why the last refresh failed; None if it did not.
         loaded: whether everything has been read once.
@@ -57,7 +57,7 @@ class ArchiveIndex:
         self.loaded = False
 
     async def current(self) -> None:
-        """Brings it up to date; after a while the listing continues in the background."""
+        """Refreshes the index if it is stale. After `WAIT_SECONDS`, that continues in the background."""
         if self._stale_at is not None and self._monotonic() < self._stale_at:
             return
         if self._refreshing is None or self._refreshing.done():
@@ -65,7 +65,7 @@ class ArchiveIndex:
         await asyncio.wait({self._refreshing}, timeout=WAIT_SECONDS)
 
     async def refresh(self) -> None:
-        """Lists the ledger and reads what is new or changed. A failure is noted, and what was known stays."""
+        """Lists the ledger and reads new or changed records. If that fails, sets `problem` and keeps the old ones."""
         began = self._monotonic()
         try:
             if not self.loaded:
@@ -87,7 +87,7 @@ class ArchiveIndex:
         self._stale_at = now + max(FRESH_SECONDS, 10 * (now - began))
 
     async def find(self, key: str) -> Generation | None:
-        """The record of one key, also where it is newer than the last listing.
+        """The record of one key, even if it is newer than the last listing.
 
         Raises:
             LedgerError: it cannot be read.
@@ -106,7 +106,7 @@ class ArchiveIndex:
             await asyncio.gather(self._refreshing, return_exceptions=True)
 
     async def _read_newest(self) -> None:
-        """What the first page shows, before all the rest. One that cannot be read is found out about with the rest."""
+        """Reads the records for the first page, before all others. Unreadable ones are handled later."""
         with contextlib.suppress(LedgerError):
             for found in await self._ledger.newest(PAGE_SIZE):
                 self.items.setdefault(found.key, Item(found, _text(found)))
@@ -131,7 +131,7 @@ class ArchiveIndex:
 
 
 def _key(name: str) -> str:
-    """The key that an object of the ledger belongs to; empty: it is no record."""
+    """The key of a ledger object; empty: not a record."""
     stem = name.removeprefix("ledger/")
     try:
         return check_key(stem.removesuffix(".json")) if stem.endswith(".json") else ""

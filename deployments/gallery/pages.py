@@ -1,4 +1,4 @@
-"""The pages, rendered on the server. The templates escape every value."""
+"""Renders the pages on the server. The templates escape every value."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from flows.record.generation import Generation
 
 HERE: Final = Path(__file__).parent
 SHOWN_CHARACTERS: Final = 240
-"""Characters of a prompt on the overview, which shows two or three lines."""
+"""How many characters of a prompt the overview shows, on two or three lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class StaticFile:
 
 
 def load_static() -> dict[str, StaticFile]:
-    """The static files, by name. No path of a request ever leads to the disk."""
+    """The static files, by name. All are kept in memory: a request's path never leads to the disk."""
     types = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
     found = {}
     for path in sorted((HERE / "static").iterdir()):
@@ -39,7 +39,7 @@ def load_static() -> dict[str, StaticFile]:
 
 
 class Pages:
-    """Renders the templates. `base` is the path of the public address, where it has one."""
+    """Renders the templates. `base` is the path in the public URL, if it has one."""
 
     def __init__(self, static: dict[str, StaticFile], *, base: str) -> None:
         self._environment = Environment(
@@ -53,7 +53,7 @@ class Pages:
         self._environment.filters |= {"day": _day, "moment": _moment, "start": _start, "seconds": _seconds, "mb": _mb}
 
     def page(self, name: str, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:
-        """A page by the name of its template."""
+        """Renders a page from the template of this name."""
         text = self._environment.get_template(name).render(**values)
         return HTMLResponse(text.encode("utf-8", "replace"), status, {"Cache-Control": "no-store"})
 

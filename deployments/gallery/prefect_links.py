@@ -1,4 +1,4 @@
-"""Links to Prefect's UI: the run that made a video, and the form for another one like it."""
+"""Links to Prefect's UI: the run that made a video, and the form for a similar one."""
 
 import asyncio
 import json
@@ -14,46 +14,46 @@ from flows.record.generation import Generation
 
 DEPLOYMENT: Final = "generate-video/generate-video"
 FRESH_SECONDS: Final = 60.0
-"""How long the deployment's id is remembered: `sora deploy` may make it anew."""
+"""How long the deployment's id is cached: `sora deploy` may create the deployment again."""
 PREFECT_SECONDS: Final = 2.0
 """How long a page waits for Prefect."""
 LONGEST_ADDRESS: Final = 8_000
-"""In characters. Proxies in front of a server reject longer ones."""
+"""The maximum length of a URL, in characters. Many proxies reject longer ones."""
 
 
 class PrefectLinks:
-    """Makes the links; without Prefect, or if its UI is unknown, there are none."""
+    """Makes the links. There are none without Prefect, or if the URL of its UI is unknown."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._asked_at: float | None = None
+        self._read_at: float | None = None
         self._deployment_id: str | None = None
 
     def run(self, found: Generation) -> str | None:
-        """The page of the run that claimed it."""
+        """The page of the run that claimed the generation."""
         ui_url, run_id = get_current_settings().ui_url, found.attempt.claimed_by.flow_run_id
         return f"{ui_url}/runs/flow-run/{quote(run_id, safe='')}" if ui_url and run_id else None
 
     async def form(self, found: Generation) -> str | None:
-        """The form of `generate-video`, filled in with the request, and without a key."""
+        """The form of `generate-video`, filled in with the request but without a key."""
         ui_url, deployment_id = get_current_settings().ui_url, await self._deployment()
         if not ui_url or deployment_id is None:
             return None
         page = f"{ui_url}/deployments/deployment/{deployment_id}/run"
-        # Left out is what the model decides anyway, so that the form stays short.
+        # Without defaults, so that the form stays short.
         request = found.request.model_dump(mode="json", exclude_defaults=True)
-        # The UI takes it apart twice: once as an address, once itself.
+        # Quoted twice: the UI decodes it once as a part of the URL, and once more itself.
         parameters = quote(quote(json.dumps({"request": request}), safe=""), safe="")
         whole = f"{page}?parameters={parameters}"
         return whole if len(whole) <= LONGEST_ADDRESS else page
 
     async def _deployment(self) -> str | None:
         now = self._monotonic()
-        if self._asked_at is None or now - self._asked_at > FRESH_SECONDS:
-            self._asked_at = now
+        if self._read_at is None or now - self._read_at > FRESH_SECONDS:
+            self._read_at = now
             try:
                 async with asyncio.timeout(PREFECT_SECONDS), get_client() as client:
                     self._deployment_id = str((await client.read_deployment_by_name(DEPLOYMENT)).id)
-            except Exception:  # noqa: BLE001 - whatever Prefect says, the video can be watched
+            except Exception:  # noqa: BLE001 - whatever the error, the video can still be watched
                 self._deployment_id = None
         return self._deployment_id

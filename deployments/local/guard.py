@@ -1,8 +1,8 @@
-"""A program, `python guard.py FD command…`, that runs a command and stops it when the parent is gone.
+"""A program, `python guard.py FD command…`, that runs a command and stops it when the parent process is gone.
 
-`FD` is the read end of a pipe whose write end only the parent holds: it reads as closed however the parent ended.
-Linux's PR_SET_PDEATHSIG looks simpler and is wrong here: it fires when the *thread* that started the child ends,
-reaches no grandchildren, needs preexec_fn, and does not exist on macOS.
+`FD` is the read end of a pipe whose write end only the parent holds: it is closed however the parent ends. Linux's
+PR_SET_PDEATHSIG looks simpler but is wrong here: it fires when the *thread* that started the child ends, does not reach
+grandchildren, needs preexec_fn, and does not exist on macOS.
 """
 
 import os
@@ -15,25 +15,25 @@ from collections.abc import Sequence
 from types import FrameType
 
 ORPHAN_GRACE_SECONDS = 5.0
-"""How long the command may take to exit after its parent was killed. Nobody waits for it."""
+"""How long the command may take to exit after its parent was killed. No process waits for it."""
 
 
 def guard(lifeline: int, command: Sequence[str]) -> int:
     """Runs the command, and stops its process group when `lifeline` is closed. Returns its exit code."""
-    asked_to_end: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
-        asked_to_end.append(number)
+    def record(number: int, _: FrameType | None) -> None:
+        received.append(number)
 
-    # A handler, not SIG_IGN: the command would inherit that. It gets the group's signals itself and decides.
+    # A handler, not SIG_IGN, which the command would inherit. The command gets the group's signals too, and decides.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         child = subprocess.Popen(command)  # noqa: S603
     except OSError as error:
         print(f"{command[0]} could not be started: {error}", file=sys.stderr, flush=True)
         return 127
-    if asked_to_end:  # it came before the command existed
+    if received:  # a signal arrived before the command existed
         child.terminate()
     orphaned = threading.Event()
 
@@ -52,5 +52,5 @@ def guard(lifeline: int, command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # No clean-up of the interpreter: it would wait for nothing useful, and the thread above blocks in a read.
+    # Without the interpreter's cleanup, which is not needed here: the thread above blocks in a read.
     os._exit(guard(int(sys.argv[1]), sys.argv[2:]))

@@ -1,6 +1,6 @@
 """Finds the MinIO program, or builds it with Go.
 
-It uses only the standard library, so that MinIO is built while everything else is still being installed:
+It uses only the standard library, so that MinIO can be built while everything else is still being installed:
 `python -m deployments.local.minio_build FOLDER`.
 """
 
@@ -18,10 +18,10 @@ from typing import Final
 from deployments.local.processes import ManagedProcess
 
 MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
-"""A version pinned by its commit: Go verifies its checksum, and every machine builds the same program."""
+"""A version pinned by its commit. Go verifies its checksum, so every machine builds the same program."""
 
 BUILD_TIMEOUT_SECONDS: Final = 1800.0
-"""A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 when other work used most of them."""
+"""A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 minutes on busy ones."""
 
 STORE_VARIABLE: Final = "SORA_OBJECT_STORE"
 """Environment variable: `minio` or `seaweedfs` selects the object store."""
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 def find_minio(local_dir: Path) -> Path | None:
     """The `minio` program: on PATH, else in `<local_dir>/bin`."""
     built = local_dir / "bin" / "minio"
-    # With another search path `which` checks that the file may be executed.
+    # `which` with another search path also checks that the file is executable.
     found = shutil.which("minio") or shutil.which("minio", path=str(built.parent))
     return Path(found).resolve() if found else None
 
@@ -43,9 +43,9 @@ def build_minio(local_dir: Path, say: Say) -> Path | None:
     Several processes may call it at once: one builds, the others wait and use its result.
 
     Returns:
-        The program, or None if Go is missing or the build failed; `say` gets the reason.
+        The program, or None if Go is missing or the build failed. `say` is called with the reason.
     """
-    local_dir = local_dir.resolve()  # Go refuses a relative GOBIN
+    local_dir = local_dir.resolve()  # Go rejects a relative GOBIN
     bin_dir = local_dir / "bin"
     go = shutil.which("go")
     if go is None:
@@ -57,7 +57,7 @@ def build_minio(local_dir: Path, say: Say) -> Path | None:
         if built.exists():
             return built
         say("MinIO is not installed. Building it with Go, once. This takes 2 to 4 minutes, longer on a busy machine.")
-        # A folder beside the result: the rename at the end is atomic, so a half-written program is never found.
+        # A folder on the same file system: the final rename is atomic, so a half-written program is never found.
         with tempfile.TemporaryDirectory(dir=bin_dir, prefix=".minio-") as folder:
             if not _go_install(go, Path(folder), local_dir, say):
                 return None
@@ -74,12 +74,12 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
         except BlockingIOError:
             say("Another process is building MinIO. Waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file unlocks, as does the end of this process
+        yield  # closing the file, or the end of this process, unlocks it
 
 
 def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
     process = ManagedProcess(
-        # Without tables for debuggers, which -w leaves out of the program anyway: measured, a fifth less processor.
+        # No debug tables, which -w removes from the program anyway: a fifth less processor time when measured.
         [go, "install", "-gcflags=all=-dwarf=false", "-ldflags=-s -w", MINIO_PACKAGE],
         name="go install",
         log_path=local_dir / "logs" / "minio-build.log",
@@ -103,16 +103,16 @@ def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
 
 def _go_environment(inherited: Mapping[str, str], target: Path, local_dir: Path) -> dict[str, str]:
     environment = {
-        "GOGC": "400",  # measured: 120 s instead of 141, for the compiler collects garbage less often
+        "GOGC": "400",  # measured: 120 s instead of 141, since the compiler collects garbage less often
         **inherited,
         "GOBIN": str(target),
         "CGO_ENABLED": "0",
         "GOWORK": "off",
     }
-    # For another system it would be built into a folder of that name, and GOBIN be refused.
+    # If they name another system, Go rejects GOBIN.
     environment.pop("GOOS", None)
     environment.pop("GOARCH", None)
-    if not inherited.get("HOME"):  # Go finds no place for its caches without one
+    if not inherited.get("HOME"):  # without it, Go has no folder for its caches
         environment["GOPATH"] = str(local_dir / "go")
         environment["GOCACHE"] = str(local_dir / "go" / "build-cache")
         environment["GOFLAGS"] = f"{inherited.get('GOFLAGS', '')} -modcacherw".strip()  # so that `make clean` can

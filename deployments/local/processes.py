@@ -22,8 +22,8 @@ GRACE_SECONDS: Final = 10.0
 """How long a child may take to exit. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
 
 FREE_PORTS: Final = range(20_000, 32_768)
-"""Where free ports are taken from. Linux and macOS give outgoing connections ports above these, so between the choice
-of a port and a server's bind, which may be seconds later, no connection takes it."""
+"""The range for free ports. Linux and macOS use higher ports for outgoing connections, so no connection takes a chosen
+port before the server binds it, which may be seconds later."""
 
 _LOG_TAIL_LINES: Final = 25
 
@@ -33,15 +33,15 @@ class ProcessError(RuntimeError):
 
 
 class ManagedProcess:
-    """A running command in a session and process group of its own, its output in a log file.
+    """A running command with its own session and process group, and its output in a log file.
 
-    It starts when the object is made. Ctrl-C in the terminal reaches only the parent, which then stops its children in
-    its own order; and the whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
+    It starts when the object is created. Ctrl-C in the terminal reaches only the parent, which then stops its children
+    in its own order. The whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
 
     Args:
         name: its name in messages.
         log_path: receives stdout and stderr, mode 0600. The previous log is kept next to it, ending in `.1`.
-        environment: the whole environment of the child; by default this process's.
+        environment: the child's complete environment. Default: this process's.
     """
 
     def __init__(
@@ -80,21 +80,21 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int:
-        """The id of the process group, which is its guard's; the command is the guard's child."""
+        """The id of the guard process and of the process group; the command is the guard's child."""
         return self._popen.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; 128 + the signal when one ended the command."""
+        """None while it runs; 128 + the signal's number if a signal ended the command."""
         if self._popen.returncode is None and self._popen.poll() is not None:
-            # What the command left behind. Right after the reaping, never later: the group's id may belong to a
-            # stranger one day.
+            # Kills what the command left behind. Only right after reaping: later, the group's id may belong to another
+            # process.
             self._signal_group(signal.SIGKILL)
             os.close(self._lifeline)
         return self._popen.returncode
 
     def is_alive(self) -> bool:
-        """Whether the command still runs."""
+        """Whether the command is still running."""
         return self.exit_code is None
 
     def check(self, doing: str) -> None:
@@ -114,8 +114,7 @@ class ManagedProcess:
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the whole group, unless it is known to have ended. For signal handlers: it waits for
-        nothing."""
+        """Sends a signal to the whole group, unless it is known to have ended. Never waits, for signal handlers."""
         if self._popen.returncode is None:
             self._signal_group(number)
 
@@ -147,13 +146,13 @@ class ManagedProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server that was started, and may not be ready yet.
+    """A server that was started and may not be ready yet.
 
     Attributes:
-        url: its address, `http://127.0.0.1:port`.
-        console_url: its web page for people, where that has another address.
-        environment: the variables that other processes need to use it, secrets included.
-        answers: whether it works.
+        url: its URL, `http://127.0.0.1:port`.
+        console_url: its web console, if that has another URL.
+        environment: the variables that other processes need to use it, including secrets.
+        answers: checks whether it works.
         timeout_seconds: how long a start may take.
     """
 
@@ -165,7 +164,7 @@ class Server:
     timeout_seconds: float = 60.0
 
     def ready(self) -> Self:
-        """Waits until it answers, and stops it if it does not.
+        """Waits until the server answers, and stops it if it does not.
 
         Raises:
             ProcessError: see `wait_until_ready`.
@@ -182,12 +181,12 @@ def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, time
     """Waits until `check` returns true.
 
     Raises:
-        ProcessError: the process ended, which is noticed at once; or it lives, and `timeout_seconds` have passed. The
-            message holds the end of its log.
+        ProcessError: the process ended, which is noticed at once, or was not ready after `timeout_seconds`. The message
+            contains the end of its log.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        # Asked before and after: a stranger on the same port may answer for a child that is already dead.
+        # Before and after: another process on the same port may answer for a child that is already dead.
         if process.is_alive() and check() and process.is_alive():
             return
         process.check("while starting")
@@ -213,7 +212,7 @@ def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port if nobody listens on it, else a random free one of `FREE_PORTS`."""
+    """The preferred port if it is free, else a random free one from `FREE_PORTS`."""
     port = preferred or secrets.choice(FREE_PORTS)
     while not port_is_free(port):
         port = secrets.choice(FREE_PORTS)
@@ -221,7 +220,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports on which nobody listens."""
+    """`count` different free ports."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free_port())
@@ -229,10 +228,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def require_free(port: int, what: str) -> int:
-    """The port itself when it is free.
+    """The port itself, if it is free.
 
     Raises:
-        ProcessError: somebody listens there.
+        ProcessError: another process listens there.
     """
     if not port_is_free(port):
         raise ProcessError(
@@ -244,17 +243,17 @@ def require_free(port: int, what: str) -> int:
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on this port of loopback now."""
     with socket.socket() as probe:
-        # As servers do: without it, the closed connections of the server before would count as taken for a minute.
+        # Servers set this too. Without it, closed connections of a previous server would block the port for a minute.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
             return False
-    return not port_answers(port)  # macOS lets a second socket bind beside one that listens on all addresses
+    return not port_answers(port)  # on macOS, bind succeeds although another socket listens on all addresses
 
 
 def port_answers(port: int) -> bool:
-    """Whether somebody accepts connections on this port of loopback."""
+    """Whether a process accepts connections on this port of loopback."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((LOOPBACK, port)) == 0

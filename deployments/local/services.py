@@ -21,9 +21,9 @@ RECEIVER_PORT: Final = 8710
 GALLERY_PORT: Final = 8720
 
 START_TIMEOUT_SECONDS: Final = 90.0
-"""For the sandbox and what imports Prefect first, some 4 s on two idle cores: receiver, gallery, worker."""
+"""For the sandbox, receiver, gallery and worker. The last three import Prefect, some 4 s on two idle cores."""
 WORKER_QUERY_SECONDS: Final = 2
-"""How often the worker asks for runs: from an event to its run were measured 6 s with 2 and 24 s with Prefect's 10."""
+"""How often the worker polls for runs. Measured from an event to its run: 6 s, or 24 s with Prefect's default of 10."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Service:
     """One service of a stack.
 
     Args:
-        name: of its entry in stack.json and in `LocalStack.servers`.
-        start: starts it on the given port, with the variables of the services that are ready. Need not wait for it.
-        preferred_port: taken when free; 0: any.
-        secret_files: which of its variables are secret, and the `Credentials` file where others find each.
+        name: its name in stack.json and in `LocalStack.servers`.
+        start: starts it on the given port, with the variables of the services that are ready. It may return early.
+        preferred_port: used if it is free; 0: any port.
+        secret_files: its secret variables, each with the `Credentials` file that contains the secret.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Service:
 
 
 def default_services(local_dir: Path, *, say: Say, sandbox_options: Sequence[str]) -> list[Service]:
-    """The sandbox, with these options of its command, the object store and Prefect.
+    """The sandbox, started with these command-line options, the object store and Prefect.
 
     Args:
-        say: gets one line per step if MinIO has to be built.
+        say: called with one line per step if MinIO has to be built.
     """
-    local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
+    local_dir = local_dir.resolve()  # stack.json contains the files' paths, for processes in other folders
     minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"
 
     def sandbox(port: int, _: Mapping[str, str]) -> Server:
@@ -61,7 +61,7 @@ def default_services(local_dir: Path, *, say: Say, sandbox_options: Sequence[str
             {"SORA_SANDBOX_API_KEY": key},
             local_dir,
             health="/",
-            # Its callbacks and videos come from loopback, which is refused otherwise.
+            # Its callbacks and videos come from loopback, which is rejected otherwise.
             publishes={
                 "APIXO_BASE_URL": f"http://{LOOPBACK}:{port}",
                 "APIXO_API_KEY": key,
@@ -127,9 +127,9 @@ def _start_program(
     health: str = "/health",
     publishes: dict[str, str] | None = None,
 ) -> Server:
-    """Starts `python -m <module>`, which is ready when `health` answers 200."""
-    # Prefect reads .env, prefect.toml and pyproject.toml of its working folder, and Python's -m looks there first:
-    # another folder's own `deployments` must not win.
+    """Starts `python -m <module>`. It is ready when the path `health` answers 200."""
+    # A separate working folder: Prefect reads its .env, prefect.toml and pyproject.toml, and `python -m` would import a
+    # `deployments` package from it.
     folder = local_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     process = ManagedProcess(

@@ -24,16 +24,16 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class LocalStack:
     """The services, started together on entry and stopped in reverse order on exit, error, SIGINT, SIGTERM or SIGHUP.
 
-    To be entered in the main thread: elsewhere Python allows no signal handlers. However this process ends, its
-    children end too (see `ManagedProcess`).
+    Enter it in the main thread: other threads cannot set signal handlers. However this process ends, its children end
+    too (see `ManagedProcess`).
 
     Args:
-        local_dir: data, logs, `stack.json` and `stack.lock`.
-        services: started in this order, and waited for once all are started.
+        local_dir: the folder for data, logs, `stack.json` and `stack.lock`.
+        services: started in this order. Once all are started, it waits until they are ready.
 
     Raises (on entry):
-        ProcessError: another process runs a stack on this folder, for two on the same data would damage it; or a
-            service could not be started, and what was started before has been stopped.
+        ProcessError: another process runs a stack in this folder, since two would damage the data; or a service could
+            not be started, and the services started before it have been stopped.
     """
 
     def __init__(self, local_dir: Path, *, services: Sequence[Service], say: Say = print) -> None:
@@ -50,7 +50,7 @@ class LocalStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that a process needs to use this stack, secrets included; nothing else of the environment."""
+        """The variables that a process needs to use this stack, including secrets, and nothing else."""
         merged = bypass_proxies(os.environ)
         for server in self.servers.values():
             merged |= server.environment
@@ -101,14 +101,14 @@ class LocalStack:
     def reserve(self, preferred: int) -> int:
         """The port for a service that is added later: the preferred one, or another one if that is not free.
 
-        For addresses that others must know before. A service with this port as its preferred one gets it, or fails.
+        For URLs that must be known in advance. A service with this port as its preferred one gets it, or fails.
         """
         port = self._free_port(preferred)
         self._reserved.add(port)
         return port
 
     def wait(self) -> None:
-        """Waits until a signal comes, which raises here.
+        """Waits until a signal handler raises.
 
         Raises:
             ProcessError: a service exited unexpectedly.
@@ -118,7 +118,7 @@ class LocalStack:
             time.sleep(0.5)
 
     def stop(self) -> None:
-        """Stops everything in reverse order. May be called again. A second signal meanwhile kills what still runs."""
+        """Stops everything in reverse order. May be called again. A second signal during that kills what still runs."""
         self._stopping = True
         try:
             for name, server in reversed(self.servers.items()):
@@ -126,10 +126,10 @@ class LocalStack:
                 server.process.stop()
         finally:
             while self._claims:
-                os.close(self._claims.pop())  # and so unlocks
+                os.close(self._claims.pop())  # which unlocks it
             if self._lock_file is not None:
                 (self.local_dir / "stack.json").unlink(missing_ok=True)
-                self._lock_file.close()  # and so unlocks
+                self._lock_file.close()  # which unlocks it
                 self._lock_file = None
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
@@ -137,16 +137,16 @@ class LocalStack:
 
     def _free_port(self, preferred: int) -> int:
         port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
-        while port in self._reserved:  # nobody listens there yet
+        while port in self._reserved:  # the reserved port is free until its service starts
             port = free_port()
         return port
 
     def _claim_port(self, port: int) -> bool:
-        """Whether no other stack of this user starts there: servers listen only seconds after a port was found free."""
+        """Claims a port among this user's stacks: a server listens only seconds after its port was found free."""
         path = Path(tempfile.gettempdir()) / f"sora-{os.getuid()}-port-{port}.lock"
         try:
             claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError:  # somebody else's, or no place for it: then it is as if there were no other stack
+        except OSError:  # another user's file, or no access: assume that there is no other stack
             return True
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ class LocalStack:
         file.write(str(os.getpid()))
         file.flush()
         self._lock_file = file
-        (self.local_dir / "stack.json").unlink(missing_ok=True)  # whoever wrote it is gone: the lock was free
+        (self.local_dir / "stack.json").unlink(missing_ok=True)  # its writer is gone: the lock was free
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._stopping:

@@ -1,4 +1,4 @@
-"""Where the local stack runs: `stack.json`, and its keys, each in its own file."""
+"""Describes the running local stack in `stack.json`, and keeps its secrets in separate files."""
 
 import json
 import os
@@ -17,14 +17,14 @@ LOCAL_DIR: Final = Path(".local")
 
 @dataclass(frozen=True)
 class Credentials:
-    """An access key and its secret, kept in a file that only its owner can read."""
+    """An access key and its secret, stored in a file that only its owner can read."""
 
     access_key: str
     secret_key: str = field(repr=False)
 
     @classmethod
     def load_or_create(cls, path: Path) -> "Credentials":
-        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against a race.
+        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against races.
 
         Raises:
             ProcessError: the file exists but cannot be read.
@@ -36,7 +36,7 @@ class Credentials:
             with os.fdopen(handle, "w") as file:
                 json.dump(draft, file)
             try:
-                os.link(name, path)  # unlike a rename it fails when another process was first: that one's secret counts
+                os.link(name, path)  # unlike a rename, fails if another process was first: its secret is used
             except FileExistsError:
                 pass
             finally:
@@ -52,7 +52,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """A running service as stack.json describes it."""
+    """A running service, as in stack.json."""
 
     pid: int
     url: str
@@ -61,7 +61,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class StackInfo:
-    """A running stack as stack.json describes it: no secrets, but the files that hold them."""
+    """A running stack, as in stack.json: without secrets, but with the paths of the files that contain them."""
 
     pid: int
     services: dict[str, ServiceInfo]
@@ -69,19 +69,19 @@ class StackInfo:
     secret_files: dict[str, str]
 
     def load_environment(self) -> dict[str, str]:
-        """The variables that a process needs to use this stack, secrets included."""
+        """The variables that a process needs to use this stack, including secrets."""
         secret = {name: Credentials.load_or_create(Path(path)).secret_key for name, path in self.secret_files.items()}
         return {**self.public_environment, **secret}
 
     def is_alive(self) -> bool:
-        """Whether every process of it lives and every port of it answers."""
+        """Whether all of its processes are alive and all of its ports answer."""
         pids = [self.pid, *(service.pid for service in self.services.values())]
         ports = [urlsplit(service.url).port for service in self.services.values()]
         return all(map(_pid_exists, pids)) and all(port is not None and port_answers(port) for port in ports)
 
     @classmethod
     def read(cls, local_dir: Path = LOCAL_DIR) -> "StackInfo | None":
-        """The stack that runs on this folder, or None. A file that a killed stack left behind is ignored."""
+        """The stack that runs in this folder, or None. A file that a killed stack left behind is ignored."""
         try:
             stored = json.loads((local_dir / "stack.json").read_text())
             services = {name: ServiceInfo(**service) for name, service in stored.pop("services").items()}
@@ -96,6 +96,6 @@ def _pid_exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it lives, as another user
+    except PermissionError:  # it exists, as another user's
         return True
     return True

@@ -64,11 +64,11 @@ def start_object_store(
     """Starts MinIO on loopback; without MinIO, SeaweedFS. It is not ready yet: see `Server.ready`.
 
     Args:
-        local_dir: where a built MinIO is, or is put.
-        data_dir: the store's data, in a folder of its kind. Kept over restarts.
-        log_dir: `minio.log` (or `seaweedfs.log`) goes there.
-        port: the S3 API's; 0 picks a free one.
-        console_port: the port of MinIO's web page. If it is 0 or in use, a free one.
+        local_dir: the folder for a MinIO that is built here.
+        data_dir: MinIO's data, kept across restarts. SeaweedFS uses a sibling folder.
+        log_dir: the folder for `minio.log` (or `seaweedfs.log`).
+        port: the port of the S3 API; 0 picks a free one.
+        console_port: the port of MinIO's web console. If it is 0 or in use, a free one.
 
     Raises:
         ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor SeaweedFS.
@@ -125,7 +125,7 @@ def _start_minio(
     log_dir: Path,
     credentials: Credentials,
 ) -> ManagedProcess:
-    certs_dir = local_dir / "minio-certs"  # one found in ~/.minio/certs would switch it to https
+    certs_dir = local_dir / "minio-certs"  # a certificate in ~/.minio/certs would switch it to https
     certs_dir.mkdir(parents=True, exist_ok=True)
     console = console_url.removeprefix("http://")
     options = ["--address", endpoint, "--console-address", console, "--certs-dir", str(certs_dir)]
@@ -140,14 +140,14 @@ def _start_minio(
 def _start_seaweedfs(
     binary: Path, port: int, data_dir: Path, log_dir: Path, credentials: Credentials
 ) -> ManagedProcess:
-    folder = data_dir.with_name("seaweedfs")  # never into the data of a MinIO
+    folder = data_dir.with_name("seaweedfs")  # separate from MinIO's data
     folder.mkdir(parents=True, exist_ok=True)
-    # All of its ports, else a second one on this machine would meet the first. 0 is off where 0 is given.
+    # All of its ports are set, so that two instances on this machine do not conflict. A port of 0 turns a service off.
     free = free_ports(len(_SEAWEEDFS_PORTS))
     ports = [f"-{name}={number}" for name, number in zip(_SEAWEEDFS_PORTS, free, strict=True)]
     return ManagedProcess(
         [
-            # Only to its log here: otherwise it writes three files for each start to the folder for temporary ones too.
+            # Log only to stderr: otherwise, each start also writes three files to the folder for temporary files.
             *(str(binary), "-logtostderr", "mini", f"-dir={folder}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
             *(f"-s3.port={port}", *ports, "-s3.port.https=0", "-s3.port.iceberg=0", "-s3.port.lance=0"),
             *("-webdav=false", "-admin.ui=false", "-s3.iam=false", "-master.telemetry=false"),
@@ -164,8 +164,8 @@ def _start_seaweedfs(
 
 
 def _minio_environment(inherited: Mapping[str, str], credentials: Credentials, console_url: str) -> dict[str, str]:
-    # No MINIO_* of the caller gets through: those of our own clients (MINIO_ACCESS_KEY) mean something else to the
-    # server, and a stranger's MINIO_VOLUMES or MINIO_CONFIG would make it serve other data.
+    # None of the caller's MINIO_* variables are passed on: this project's own (MINIO_ACCESS_KEY) have another meaning
+    # for the server, and others, such as MINIO_VOLUMES or MINIO_CONFIG, would make it serve other data.
     return {name: value for name, value in inherited.items() if not name.startswith("MINIO_")} | {
         "MINIO_ROOT_USER": credentials.access_key,
         "MINIO_ROOT_PASSWORD": credentials.secret_key,
@@ -176,7 +176,7 @@ def _minio_environment(inherited: Mapping[str, str], credentials: Credentials, c
 
 
 def _accepts(endpoint: str, credentials: Credentials) -> bool:
-    # A signed call, not the health page: only our own server knows the secret, whoever else may listen on this port.
+    # A signed call, not the health page: if another server listens on this port, it does not know the secret.
     with urllib3.PoolManager(timeout=urllib3.Timeout(2.0), retries=urllib3.Retry(0)) as pool:
         client = Minio(
             endpoint,

@@ -1,8 +1,8 @@
 """The callback receiver, which the provider calls when a task has ended.
 
-What a call means is in `flows.callbacks`, how many are handled at once in `deployments.receiver.queue`. Here are the
-request handlers. They face the internet, so they give every request without a valid token the same answer, before they
-read its body or the ledger, and each connection, body and answer is limited. If the receiver is down, nothing is lost:
+`flows.callbacks` decides what a call means, `deployments.receiver.queue` limits how many are handled at once. The
+request handlers here face the internet. So they give every request without a valid token the same answer, before they
+read its body or the ledger, and they limit each connection, body and answer. If the receiver is down, nothing is lost:
 polling continues.
 """
 
@@ -42,32 +42,32 @@ from flows.signals.events import emit_task_finished
 from flows.wording import counted
 
 MOST_BODY_BYTES: Final = 1_048_576
-"""A callback is a few hundred bytes. One larger than 1 MiB is not the provider's."""
+"""A callback has a few hundred bytes. One larger than 1 MiB is not the provider's."""
 BODY_SECONDS: Final = 10.0
 """How long a body may take."""
 ANSWER_SECONDS: Final = 15.0
-"""How long the provider waits for an answer at most; it would wait for 30. 200 calls at once on two busy cores were
-seen to need more than 5. What takes longer continues without it, and it is asked to call again: 200 means that the
-outcome is recorded, or needs no record."""
+"""The maximum time to an answer. The provider waits for 30 s; 200 calls at once on two busy cores took more than 5. A
+call that takes longer continues, but gets a 503, so that the provider calls again: a 200 means that the outcome is
+recorded, or needs no record."""
 ONLY_POST: Final = "This URL accepts APIXO callbacks by POST. The receiver is running.\n"
 RETRY_AFTER_SECONDS: Final = 10
 STORE_RETRY_TIMEOUT_SECONDS: Final = 2.0
-"""How long to wait during an outage of the store: shorter than `ANSWER_SECONDS`, so that the provider gets a 503."""
+"""How long to retry during an outage of the store: shorter than `ANSWER_SECONDS`, so that the provider gets a 503."""
 REFUSALS_EVERY_SECONDS: Final = 60.0
-"""At most this often the log reports calls without a valid token."""
+"""The minimum interval at which the log reports calls without a valid token."""
 
 CONNECTION_SECONDS: Final = 30.0
-"""How long a connection may last: head, body, answer, and a slow reader. Each is used once."""
+"""How long a connection may last, including a slow reader. Each is used for one request."""
 MOST_ANSWERED: Final = 256
-"""Connections that get a real answer at the same time; further ones get 503 at once."""
+"""The maximum number of connections that get a real answer; further ones get 503 at once."""
 MOST_CONNECTIONS: Final = 512
-"""Further ones are cut without an answer: half of the file descriptors that Linux gives a process by default."""
+"""Further connections are cut without an answer. Half of the file descriptors that Linux allows by default."""
 SERVER_STOP_SECONDS: Final = 6
-"""How long answers in progress may take when it stops. The provider repeats calls that are cut."""
+"""How long answers in progress may take when the receiver stops. The provider repeats calls that are cut."""
 
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
-"""The first attempt's URL has no number: each attempt has only one URL."""
-# Even a call about something unknown gets a 200: the provider would only repeat it three times.
+"""From 2: the first attempt's URL has no number, so that each attempt has only one URL."""
+# All others get a 200, even calls about something unknown: the provider would only repeat them three times.
 _STATUSES: Final[dict[Result, HTTPStatus]] = {
     CallbackFailure.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     CallbackFailure.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -105,7 +105,7 @@ async def open_app(
 ) -> AsyncIterator[Starlette]:
     """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
-    Opened before the server starts, so that an unreachable archive ends the start with its own error.
+    Opened before the server starts, so that an unreachable archive stops the start with its own error.
 
     Raises:
         SetupError: the API block has no callback secret.
@@ -133,7 +133,7 @@ async def open_app(
                 *(
                     Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
                     for path in served_paths(api_block.callback_url)
-                    # Some gateways add a slash.
+                    # Some gateways add a trailing slash.
                     for rest in ("{token}", "{attempt}/{token}", "{token}/", "{attempt}/{token}/")
                 ),
             ],
@@ -165,7 +165,7 @@ class _Connection(QuietConnection):
         super().__init__(*arguments, **options)
         self._end: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
@@ -183,8 +183,8 @@ class _Handlers:
 
     def __init__(self, resources: Resources, notifier: Notifier) -> None:
         self._resources, self._notifier = resources, notifier
-        self._refused = 0
-        self._refusals_reported_at = -REFUSALS_EVERY_SECONDS
+        self._rejected = 0
+        self._rejections_reported_at = -REFUSALS_EVERY_SECONDS
         self.queue = CallbackQueue(self._work)
 
     async def health(self, _: Request) -> Response:
@@ -194,7 +194,7 @@ class _Handlers:
         if request.method != "POST":  # a user, a monitor or a setup check
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
-        key, number = self._about(request)
+        key, number = self._key_and_attempt(request)
         body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=BODY_SECONDS)
         claimed_task_id = parse_claimed_task_id(body)
         try:
@@ -213,7 +213,7 @@ class _Handlers:
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 
     def _proof(self, request: Request) -> dict[str, str]:
-        """For a setup check, which proves that it has the callback secret: whether the blocks here are its own."""
+        """For a setup check with a valid token: a digest that shows whether this receiver uses the same blocks."""
         parts, resources = request.path_params, self._resources
         if (parts["key"], parts.get("attempt")) != (CHECK_KEY, "0") or not is_same(
             parts["token"], resources.api.callback_token(CHECK_KEY, 0)
@@ -221,8 +221,8 @@ class _Handlers:
             return {}
         return {BLOCKS_HEADER: resources.api.blocks_digest(resources.archive.bucket)}
 
-    def _about(self, request: Request) -> tuple[str, int]:
-        """The key and attempt that the URL names and its token proves. Else 404, as for any other URL."""
+    def _key_and_attempt(self, request: Request) -> tuple[str, int]:
+        """The key and attempt in the URL, if its token is valid. Otherwise 404, as for any other URL."""
         parts = request.path_params
         number = parts.get("attempt")
         if number is not None and not _LATER_ATTEMPT.fullmatch(number):
@@ -234,24 +234,24 @@ class _Handlers:
         attempt_number = int(number or "1")
         token = self._resources.api.callback_token(key, attempt_number)
         if not is_same(parts["token"], token):
-            self._report_refusals()
+            self._report_rejections()
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return key, attempt_number
 
-    def _report_refusals(self) -> None:
-        """Logs it now and then: a changed secret would otherwise go unnoticed."""
-        self._refused += 1
+    def _report_rejections(self) -> None:
+        """Logs rejected calls, but not too often. A changed secret would otherwise go unnoticed."""
+        self._rejected += 1
         now = time.monotonic()
-        if now - self._refusals_reported_at >= REFUSALS_EVERY_SECONDS:
+        if now - self._rejections_reported_at >= REFUSALS_EVERY_SECONDS:
             _log.warning(
                 "Rejected %s with an invalid token. If they came from the provider, the callback secret "
                 "was changed after those videos were submitted; polling still finds their end.",
-                counted(self._refused, "call"),
+                counted(self._rejected, "call"),
             )  # fmt: skip
-            self._refused, self._refusals_reported_at = 0, now
+            self._rejected, self._rejections_reported_at = 0, now
 
     async def _work(self, key: str, attempt_number: int, claimed_task_id: str | None) -> Result:
-        """Handles a call and logs what came of it. Whatever goes wrong, the receiver stays up."""
+        """Handles a call and logs the result. Whatever error occurs, the receiver keeps running."""
         result: Result
         try:
             result = await answer_call(
@@ -264,7 +264,7 @@ class _Handlers:
         except Exception:  # noqa: BLE001 - the outermost edge
             result, why = CallbackFailure.BROKEN, traceback.format_exc()
         if isinstance(result, CallbackFailure):
-            # The provider's words are in there, and it knows the callback's address.
+            # The message may quote the provider, which knows the callback URL and its token.
             token = self._resources.api.callback_token(key, attempt_number)
             _log.error("A call for %s could not be handled: %s", key, hide_secret(why, token))
         else:

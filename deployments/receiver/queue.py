@@ -1,4 +1,4 @@
-"""Queues calls: one at a time for each attempt, and a limited number in all."""
+"""Queues calls: handles one at a time for each attempt, and a limited number in all."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,13 +9,13 @@ from typing import Final
 from flows.callbacks import CallbackOutcome
 
 AT_ONCE: Final = 32
-"""Calls handled at the same time: as many as the object store keeps connections open."""
+"""Calls handled at the same time: as many as the object store client keeps connections open."""
 MOST_CALLS: Final = 256
-"""Calls that are handled or wait. Further calls are rejected, and the provider may call again."""
+"""The maximum number of calls in progress or waiting. Further ones are rejected; the provider may call again."""
 MOST_WAITING_FOR_ONE: Final = 4
-"""Calls with different task ids that wait for one attempt. A provider has one task for it; more is noise."""
+"""The maximum number of calls with different task ids that wait for one attempt, which normally has one task."""
 STOP_SECONDS: Final = 10.0
-"""How long calls in progress may take when the receiver stops. What is cut off is found by polling."""
+"""How long calls in progress may take when the receiver stops. Polling covers those that are cut off."""
 
 
 class CallbackFailure(StrEnum):
@@ -24,13 +24,13 @@ class CallbackFailure(StrEnum):
     UNAVAILABLE = "unavailable"
     """The provider or the store did not answer. Another call may succeed."""
     BROKEN = "error"
-    """An unexpected error, or a record that cannot be read; the log says what."""
+    """An unexpected error, or an unreadable record. The log has the details."""
 
 
 Result = CallbackOutcome | CallbackFailure
 
 FINAL: Final = frozenset({CallbackOutcome.FINISHED, CallbackOutcome.ALREADY_HANDLED})
-"""After these no call about the same attempt brings anything new, so those that wait share them."""
+"""After these results, no call about the same attempt brings anything new, so waiting calls share the result."""
 
 
 class QueueFullError(Exception):
@@ -43,21 +43,21 @@ class _Attempt:
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: dict[str | None, asyncio.Task[Result]] = field(default_factory=dict)
-    """Those that are not handled yet, by claimed task id."""
+    """The calls that are not handled yet, by claimed task id."""
     end: Result | None = None
-    """Of the call that was handled last."""
+    """The result of the call that was handled last."""
 
 
 class CallbackQueue:
     """Takes calls and hands each to `work`.
 
-    While one call about an attempt is handled, further ones with the same claimed task id become one that waits for its
-    end. They share that end where it is final. Else the waiting one is handled too, for it came later and may know
-    more: the first may have asked just before the task ended, or without the task id that the second one brings. So a
-    call that is repeated hundreds of times at once is handled twice at most.
+    While a call about an attempt is handled, further calls with the same claimed task id are merged into one that waits
+    for its result. If the result is final, they share it. Otherwise the waiting call is handled too, since it may bring
+    more: the first call may have polled just before the task ended, or may not have had the task id. So a call that is
+    repeated hundreds of times at once is handled at most twice.
 
     Args:
-        work: handles one call, of key, attempt number and claimed task id. It does not raise.
+        work: handles one call, given key, attempt number and claimed task id. It does not raise.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class CallbackQueue:
         self._gate = asyncio.Semaphore(at_once)
         self._most_calls = most_calls
         self._calls: set[asyncio.Task[Result]] = set()
-        """All that are handled or wait. The event loop itself holds tasks only weakly."""
+        """All calls in progress or waiting. The event loop itself keeps only weak references to tasks."""
         self._attempts: dict[tuple[str, int], _Attempt] = {}
-        """Those that a call is handled of, or waits for."""
+        """The attempts that have a call in progress or waiting."""
 
     def take(self, key: str, attempt_number: int, claimed_task_id: str | None) -> asyncio.Task[Result]:
-        """Takes a call, which is then handled to its end, whoever waits for the result.
+        """Takes a call. It is handled even if the caller stops waiting for the result.
 
         Raises:
-            QueueFullError: there are too many.
+            QueueFullError: too many calls are waiting.
         """
         about = (key, attempt_number)
         attempt = self._attempts.get(about) or _Attempt()
@@ -95,7 +95,7 @@ class CallbackQueue:
         return call
 
     async def aclose(self) -> None:
-        """Waits for what is in progress, for a limited time, and cuts off the rest."""
+        """Waits for calls in progress, for a limited time, and cancels the rest."""
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=STOP_SECONDS)
             for call in late:
@@ -107,7 +107,7 @@ class CallbackQueue:
             if attempt.end in FINAL:
                 return attempt.end
             async with self._gate:
-                del attempt.waiting[claimed_task_id]  # who comes from now on may know more
+                del attempt.waiting[claimed_task_id]  # later calls may bring more, so they are handled separately
                 attempt.end = await self._work(*about, claimed_task_id)
                 return attempt.end
 

@@ -1,4 +1,4 @@
-"""Faults that answer before anything is done, and those of the two API calls, carried out."""
+"""Performs faults that answer before anything is done, and those of the two API calls."""
 
 import json
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from deployments.sandbox.wire import Exchange, Json, Reply, failure
 
 #: Size of the padding of `huge_body`, in bytes.
 HUGE_BYTES = 50 * 1024 * 1024
-#: In how many pieces a slow answer comes.
+#: The number of pieces of a slow answer.
 SLOW_PIECES = 20
-#: Where a redirect must never be followed to: the metadata service of cloud machines.
+#: A redirect target that must never be followed: the metadata service of cloud machines.
 PRIVATE_ADDRESS = "http://169.254.169.254/x"
-#: What a gateway says in the API's place, and a storage service of a file.
+#: An error page, as from a gateway in front of the API, or from a storage service.
 PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></html>"
 
-#: The ways a code-200 envelope can be wrong that both API calls share, and one of a submit.
+#: Ways to damage a code-200 envelope, all for both API calls except `number_id`, which is for a submit.
 DAMAGE: dict[str, Callable[[Json], Json]] = {
     "missing_fields": lambda envelope: {**envelope, "data": {}},
     "null_data": lambda envelope: {**envelope, "data": None},
     "no_data": lambda _: {"code": 200, "message": "success"},
-    # The app has named it in digits.
+    # For this fault, the app has created a task id of digits only.
     "number_id": lambda envelope: {**envelope, "data": {"taskId": int(envelope["data"]["taskId"])}},
     "text_code": lambda envelope: {**envelope, "code": str(envelope["code"])},
     "wrong_types": lambda _: {
@@ -33,9 +33,9 @@ DAMAGE: dict[str, Callable[[Json], Json]] = {
         "data": {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]},
     },
 }
-#: Why a task fails that was told to.
+#: The failMsg of a scripted failure.
 SCRIPTED = "the sandbox was told to say so"
-#: The envelope's message for each status that a call can be refused with.
+#: The envelope's message for each code.
 MESSAGES = {
     400: "Invalid parameters",
     401: "Invalid API key",
@@ -50,7 +50,7 @@ MESSAGES = {
 
 
 async def refuse(exchange: Exchange, fault: Fault) -> bool:
-    """Answers without doing anything, where the fault is of that kind. Returns whether it is."""
+    """If the fault means that nothing is done, sends its answer. Returns whether it did."""
     path, query = exchange.scope["path"], exchange.scope["query_string"].decode("latin-1")
     match fault.kind.split("_"):
         case ["reset", "before"]:
@@ -70,14 +70,14 @@ async def refuse(exchange: Exchange, fault: Fault) -> bool:
             await exchange.answer(int(code), failure(int(in_the_body), MESSAGES[int(in_the_body)]))
         case ["http", code, *kind] if kind != ["after"]:
             headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
-            await exchange.answer(int(code), _refusal(fault.call, int(code), "_".join(kind)), headers)
+            await exchange.answer(int(code), _rejection_body(fault.call, int(code), "_".join(kind)), headers)
         case _:
             return False
     return True
 
 
-def _refusal(call: str, status: int, kind: str) -> str | Json:
-    """What a refusal says: a page, or for the calls of the API its envelope."""
+def _rejection_body(call: str, status: int, kind: str) -> str | Json:
+    """The body of a rejection: a page or, for the API calls, an envelope."""
     if kind == "html" or call not in ("submit", "status"):
         return PAGE.format(f"{status} {HTTPStatus(status).phrase}")
     messages = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE", "content": "Content policy violation"}
@@ -91,7 +91,7 @@ def _refusal(call: str, status: int, kind: str) -> str | Json:
 
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
-    """Acts upon a submit or status call, and answers as the fault says. `second_url`: another address of its video."""
+    """Processes a submit or status call, and answers as the fault says. `second_url`: another URL of the video."""
     reply = await exchange.run_app(app)
     as_json = {"content-type": "application/json"}
     match fault.kind:
@@ -113,7 +113,7 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
             padded = b'{"padding": "%b", ' % (b"x" * HUGE_BYTES) + reply.body[1:]
             await exchange.answer(reply.status, padded, as_json)
         case kind if reply.json().get("code") != 200:
-            # An error has no content to damage: it goes out as it is, and the record still names the fault.
+            # An error has no content to damage: it is sent unchanged, and the record still contains the fault.
             await exchange.answer(reply.status, reply.body, reply.headers)
         case kind if kind in DAMAGE:
             await exchange.answer(200, DAMAGE[kind](reply.json()))
@@ -124,13 +124,13 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
 
 
 async def hang(exchange: Exchange, fault: Fault) -> None:
-    """Says nothing until the caller gives up, or the fault's time is over."""
+    """Sends nothing until the caller gives up or the fault's time is over, then resets the connection."""
     if not await exchange.disconnected_within(fault.seconds or None):
         await exchange.reset()
 
 
 async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
-    """Sends a reply a little at a time."""
+    """Sends a reply in pieces over this time."""
     await exchange.begin(reply.status, reply.headers)
     size = max(1, -(-len(reply.body) // SLOW_PIECES))
     for start in range(0, len(reply.body), size):
@@ -141,7 +141,7 @@ async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
 
 
 def altered(kind: str, envelope: Json, second_url: str | None, fail_code: str) -> Json:
-    """A good status envelope that says something unforeseen: one of `faults.StatusKind`."""
+    """A valid status envelope, altered as one of `faults.StatusKind`."""
     data: Json = dict(envelope["data"] or {})
     urls = json.loads(data.get("resultJson", "{}")).get("resultUrls", [])
     match kind:

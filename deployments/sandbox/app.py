@@ -34,7 +34,7 @@ class RateLimit:
         self._times: deque[float] = deque()
 
     def admits(self, now: float) -> bool:
-        """Whether one more call at `now` (monotonic seconds) is within the limit; if so it is counted."""
+        """Whether one more call at `now` (monotonic seconds) is within the limit. If so, it is counted."""
         while self._times and self._times[0] <= now - self._window:
             self._times.popleft()
         if len(self._times) >= self._limit:
@@ -51,8 +51,8 @@ class _Handlers:
         self._rate = RateLimit(self._settings.requests_per_minute, self._settings.scaled(60))
 
     async def submit(self, request: Request) -> Response:
-        if refusal := self._refusal(request):
-            return refusal
+        if rejection := self._rejection(request):
+            return rejection
         model = request.path_params["model"]
         if not self._settings.offers(model):
             return self._failure(404, f"Model not found: {model}")
@@ -60,10 +60,10 @@ class _Handlers:
             requested = read_request(model, await request.body())
         except InvalidInputError as error:
             return self._failure(400, str(error))
-        if self._left() < self._settings.task_price:
+        if self._remaining_balance() < self._settings.task_price:
             return self._failure(402, "Insufficient balance")
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
-            # The documentation does not say how one 429 differs from the other: the code must not need to know.
+            # The documentation does not say how this 429 differs from the other one, so callers must not depend on it.
             return self._failure(429, "Rate limit exceeded")
         recorded: RecordedRequest = request.scope[RECORD_KEY]
         task = self._board.create(model, requested, str(request.base_url), numbered=recorded.fault == "number_id")
@@ -71,16 +71,16 @@ class _Handlers:
         return JSONResponse(success({"taskId": task.task_id}))
 
     async def balance(self, request: Request) -> Response:
-        if refusal := self._refusal(request):
-            return refusal
-        return JSONResponse({"code": 200, "message": "success", "data": round(self._left(), 2)})
+        if rejection := self._rejection(request):
+            return rejection
+        return JSONResponse({"code": 200, "message": "success", "data": round(self._remaining_balance(), 2)})
 
-    def _left(self) -> float:
+    def _remaining_balance(self) -> float:
         return self._settings.balance - self._settings.task_price * len(self._board)
 
     async def status(self, request: Request) -> Response:
-        if refusal := self._refusal(request):
-            return refusal
+        if rejection := self._rejection(request):
+            return rejection
         task_id = request.query_params.get("taskId")
         if not task_id:
             return self._failure(400, "Invalid parameters: taskId: is required")
@@ -145,7 +145,7 @@ class _Handlers:
             ]
         )
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _rejection(self, request: Request) -> Response | None:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self._settings.api_key}".encode()):
             return self._failure(401, "Invalid or missing API key")
@@ -158,7 +158,7 @@ class _Handlers:
 
 
 def create_app(state: SandboxState) -> Starlette:
-    """The sandbox as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
+    """The sandbox as an ASGI app. Faults that cut connections need uvicorn, which `SandboxServer` uses."""
     handlers = _Handlers(state)
 
     @contextlib.asynccontextmanager

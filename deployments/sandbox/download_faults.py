@@ -13,16 +13,16 @@ from deployments.sandbox.faults import Fault
 from deployments.sandbox.tasks import Task, TaskBoard
 from deployments.sandbox.wire import CHUNK_BYTES, Exchange
 
-#: How much of a file a truncated transfer holds.
+#: How much of a file a truncated transfer contains.
 TRUNCATED_PART = 0.6
-#: One more than the 10 MB that an image may have.
+#: 1 MB more than an image may have.
 TOO_BIG_BYTES = 11 * 1024 * 1024
-#: Pause between the pieces of an endless body, in seconds: 30 MB a second, so that it reaches a limit soon.
+#: Pause between the pieces of an endless body, in seconds: 30 MB per second, so that it soon reaches a limit.
 ENDLESS_PAUSE_SECONDS = 0.002
 SIGN_IN_PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
-#: More than any video has, and more than a caller should accept.
+#: The Content-Length of `huge_body`: more than any video has, and more than a caller should accept.
 ANNOUNCED_BYTES = 3 * 1024**3
-#: Of a GIF: every third picture of the video, of this many pixels at most.
+#: A GIF contains every third frame of the video. Each side has at most this many pixels.
 GIF_STEP, GIF_PIXELS = 3, 320
 
 
@@ -33,7 +33,7 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
             await trickle(exchange, await exchange.run_app(app), fault.seconds)
         case "cut":
             reply = await exchange.run_app(app)
-            # A clean close, not a reset: the first half must arrive, so that a resumed download can continue from it.
+            # A clean close, not a reset: the first half must arrive, so that the download can be resumed.
             await exchange.break_off(reply.status, reply.headers, reply.body[: len(reply.body) // 2])
         case "html_200":
             await exchange.answer(200, SIGN_IN_PAGE)
@@ -81,7 +81,7 @@ async def damage_image(exchange: Exchange, app: ASGIApp, fault: Fault) -> None:
             while not await exchange.disconnected_within(ENDLESS_PAUSE_SECONDS):
                 await exchange.send_chunk(bytes(CHUNK_BYTES))
         case "too_big":
-            # Decoders ignore what follows the picture: only its size is wrong.
+            # Decoders ignore bytes after the image: only its size is wrong.
             padded = reply.body + bytes(TOO_BIG_BYTES - len(reply.body))
             await exchange.answer(reply.status, padded, {"content-type": reply.headers["content-type"]})
         case _:
@@ -90,7 +90,7 @@ async def damage_image(exchange: Exchange, app: ASGIApp, fault: Fault) -> None:
 
 
 async def _send_whole_video(exchange: Exchange, app: ASGIApp, kind: str) -> None:
-    """The whole video, whatever range was asked for: too short, of unknown or wrong length, or just whole."""
+    """Sends the whole video whatever range was requested: truncated, with a wrong or no length, or unchanged."""
     reply = await exchange.run_app(app, without=("range", "if-range"))
     headers, body = {"content-type": reply.headers["content-type"]}, reply.body
     match kind:

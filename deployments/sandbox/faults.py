@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `api_faults` and `download_faults` perform them."""
+"""Scripted faults: what goes wrong, for which call, and how often. `api_faults` and `download_faults` perform them."""
 
 import threading
 from typing import Literal, Self, get_args
@@ -7,16 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FaultCall = Literal["submit", "status", "result", "image", "callback"]
 
-#: For submit and status. "Acted upon" means: a submit has created the task, and it is charged.
+#: For submit and status. "Processed" means that a submit has created the task, which is charged.
 ApiKind = Literal[
     "reset_before",  # connection reset, nothing done
-    "reset_after",  # acted upon, then the connection is reset without a reply
+    "reset_after",  # processed, then the connection is reset without a reply
     "hang",  # nothing done, no answer
-    "hang_after",  # acted upon, no answer
-    "slow",  # acted upon, the right answer trickles in
+    "hang_after",  # processed, no answer
+    "slow",  # processed, the correct answer trickles in
     "http_429",
     "http_500",
-    "http_500_after",  # acted upon, then 500
+    "http_500_after",  # processed, then 500
     "http_502_html",
     "http_503",
     "http_402",  # in the API's envelope, as are the next two
@@ -32,14 +32,14 @@ ApiKind = Literal[
     "http_401",
     "http_401_error",
     "http_402_no_data",  # an envelope without data, as in http_404_no_data
-    "http_403_content",  # the words of the other reading of 403
+    "http_403_content",  # a 403 about the content, not about the key
     "http_404_no_data",
-    "http_400_code_200",  # HTTP status and code of the body disagree, in these five; nothing done
+    "http_400_code_200",  # in these five, the HTTP status differs from the code in the body; nothing done
     "http_400_code_500",
     "http_402_code_403",
     "http_500_code_400",
     "http_503_code_200",
-    "redirect",  # 307 to the same address, nothing done
+    "redirect",  # to the same path, nothing done
     "code_400_body",  # HTTP 200, code 400 in the body
     "code_401_body",
     "code_402_body",
@@ -48,42 +48,42 @@ ApiKind = Literal[
     "code_429_body",
     "code_500_body",
     "code_503_body",
-    "code_400_after",  # acted upon, then HTTP 200, code 400, and the task in the data all the same
-    "junk",  # acted upon, the body is not JSON
-    "half_json",  # acted upon, the body stops in the middle
-    "wrong_types",  # acted upon; from here on code 200 with a damaged envelope
+    "code_400_after",  # processed, then HTTP 200 with code 400, but with the task in the data
+    "junk",  # processed, the body is not JSON
+    "half_json",  # processed, the body stops in the middle
+    "wrong_types",  # processed; these four have code 200 and a damaged envelope
     "missing_fields",
     "null_data",
     "no_data",
-    "text_code",  # acted upon, the code of the right answer is the text "200"
-    "huge_body",  # acted upon, the right answer after 50 MB of padding
+    "text_code",  # processed, the code of the correct answer is the text "200"
+    "huge_body",  # processed, the correct answer after 50 MB of padding
 ]
 #: For submit only.
-SubmitKind = Literal["number_id"]  # acted upon, and the task is named by a number
+SubmitKind = Literal["number_id"]  # processed, and the task id is a number
 #: For status only.
 StatusKind = Literal[
     "unknown_state",
-    "stuck_state",  # the state is expired, with no failCode
+    "stuck_state",  # the state is `expired`, without a failCode
     "failed",  # the task fails, with `fail_code`
-    "failed_once",  # the same, but only this reply says so
-    "result_json_broken",  # this and all that follow but the last two wait for a reply with state success
+    "failed_once",  # only this reply reports the task as failed
+    "result_json_broken",  # from here on, all but the last two wait for a reply with state success
     "result_json_empty",
     "result_json_object",
     "result_json_two",
-    "result_json_elsewhere",  # no resultJson, the address stands in `videos`
+    "result_json_elsewhere",  # no resultJson; the URL is in `videos`
     "success_upper",  # the state is SUCCESS
     "success_completed",  # the state is completed
     "task_unknown",
     "other_task",
 ]
 ResultKind = Literal[
-    "cut",  # the right length announced, the connection closed half-way
+    "cut",  # the correct length is declared, the connection is closed half-way
     "html_200",
     "empty",
     "truncated_mp4",  # a complete transfer of the first 60 % of the video
     "other_duration",
     "other_orientation",
-    "redirect",  # to an address that works
+    "redirect",  # to a URL that works
     "redirect_private",
     "http_403",
     "http_404",
@@ -93,13 +93,13 @@ ResultKind = Literal[
     "reset_before",  # connection reset, nothing sent
     "hang",  # no answer
     "slow",  # the whole video trickles in
-    "huge_body",  # 3 GiB announced, the video sent, the connection closed
+    "huge_body",  # 3 GiB are declared, the video is sent, the connection is closed
     "no_range",  # answers a Range request with the whole video
     "no_length",  # chunked
-    "labeled",  # the whole video, called aws-chunked
-    "framed",  # the whole video in the framing of an S3 upload
-    "long_length",  # the whole video, announced as a byte longer
-    "gif",  # the video as an animated GIF, called video/mp4
+    "labeled",  # the whole video, with Content-Encoding: aws-chunked
+    "framed",  # the whole video, in the chunk framing of an S3 upload
+    "long_length",  # the whole video, declared one byte longer
+    "gif",  # the video as an animated GIF with the type video/mp4
 ]
 ImageKind = Literal[
     "http_404",
@@ -127,12 +127,12 @@ KINDS: dict[FaultCall, frozenset[str]] = {
     "image": frozenset(get_args(ImageKind)),
     "callback": frozenset(get_args(CallbackKind)),
 }
-#: Damage to a result that only a reply with a result can show.
+#: Damage that only a reply with a result can have.
 NEEDS_SUCCESS = frozenset(kind for kind in get_args(StatusKind) if kind.startswith(("result_json", "success")))
 
 
 class Fault(BaseModel):
-    """One thing that goes wrong. Downloads are damaged for GET only: a HEAD is unaffected and uses nothing up."""
+    """One thing that goes wrong. Only GETs of downloads are damaged: a HEAD is unaffected, and uses up no fault."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -156,7 +156,7 @@ class Fault(BaseModel):
 
 
 class _Entry:
-    """One fault and what is left of it."""
+    """One fault, with how often it still skips and applies."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault, self.skip, self.left = fault, fault.skip, fault.times
@@ -182,7 +182,7 @@ class FaultScript:
             self._entries.clear()
 
     def pending(self) -> list[Fault]:
-        """The faults that may still happen. Empty means that everything scripted has happened."""
+        """The faults that may still happen. Empty: everything scripted has happened."""
         with self._lock:
             return [entry.fault for entry in self._entries if entry.left]
 
@@ -195,22 +195,22 @@ class FaultScript:
         succeeded: bool = False,
         early: bool | None = None,
     ) -> Fault | None:
-        """The fault for a new request, used up once.
+        """The fault for a new request, which uses it up once.
 
-        `succeeded` says that the requested task has a result. `early` limits a callback to the kind `early`, or to
-        the others: the first is decided when the task begins, the others when it ends.
+        `succeeded`: whether the requested task has a result. `early`: for a callback, whether the kind must be `early`
+        or another one. That one is decided when the task begins, the others when it ends.
         """
         with self._lock:
             for entry in self._entries:
                 fault = entry.fault
-                meant = (
+                matches = (
                     (fault.call == call and entry.left)
                     and (fault.prompt_contains or "") in (prompt or "")
                     and fault.model in (None, model)
                     and (fault.kind not in NEEDS_SUCCESS or succeeded)
                     and (early is None or early == (fault.kind == "early"))
                 )
-                if not meant:
+                if not matches:
                     continue
                 if entry.skip:
                     entry.skip -= 1

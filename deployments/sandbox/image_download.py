@@ -9,27 +9,27 @@ from PIL import Image
 
 from deployments.sandbox.settings import IMAGE_FORMATS, IMAGE_LIMIT_BYTES, NETWORK_TIMEOUT_SECONDS
 
-#: The sandbox's own requests carry this, so that a record can tell them from the pipeline's.
+#: The user agent of the sandbox's own requests, to distinguish them in the record from the pipeline's.
 USER_AGENT = "apixo-sandbox"
 
 
 class InvalidImageError(Exception):
-    """An image cannot be used. The text says why; it becomes the task's `failMsg`."""
+    """An image cannot be used. The message says why, and becomes the task's `failMsg`."""
 
 
 def network_client() -> httpx.AsyncClient:
-    """The client for images and callbacks. It ignores proxy settings: what it talks to is on this machine or near."""
+    """The client for images and callbacks. It ignores proxy settings: the servers are on this machine or network."""
     return httpx.AsyncClient(
         timeout=NETWORK_TIMEOUT_SECONDS,
         trust_env=False,
         headers={"User-Agent": USER_AGENT},
-        event_hooks={"request": [_refuse_metadata_service]},
+        event_hooks={"request": [_reject_link_local]},
         limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
     )
 
 
 async def fetch_image(client: httpx.AsyncClient, url: str) -> bytes:
-    """The image behind `url`, checked: reachable within 10 s, at most 10 MB, a JPG, PNG or WebP that decodes.
+    """The image at `url`, checked: reachable within 10 s, at most 10 MB, a JPG, PNG or WebP that decodes.
 
     Raises `InvalidImageError`.
     """
@@ -62,7 +62,7 @@ def _check(content: bytes) -> None:
         raise InvalidImageError("the image URL does not lead to a readable JPG, PNG or WebP") from error
 
 
-async def _refuse_metadata_service(request: httpx.Request) -> None:
+async def _reject_link_local(request: httpx.Request) -> None:
     # Even a sandbox must not read a cloud machine's credentials because an image URL redirects there.
     try:
         address = ipaddress.ip_address(request.url.host)

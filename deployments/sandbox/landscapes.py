@@ -1,4 +1,4 @@
-"""Landscapes, painted for a text: what videos from text show, and start images to try image-to-video with."""
+"""Paints landscapes from a text: for text-to-video, and as sample start images for image-to-video."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-#: Names of start images on the front page. Any other name is painted too.
+#: Names of the start images on the front page. Any other name works too.
 SAMPLES = ("harbor", "mountains", "lake", "coast")
 SAMPLE_SIZE = (1280, 720)
 FORMATS = {"jpg": ("JPEG", "image/jpeg"), "png": ("PNG", "image/png"), "webp": ("WEBP", "image/webp")}
@@ -21,26 +21,26 @@ PALETTES = (
     ("#102e4c", "#fad498", "#ffbe74", "#0a1a24"),  # teal dawn
     ("#0c0a28", "#c47496", "#d684be", "#0c081c"),  # violet night
 )
-#: Ridges from far to near. Five read as depth.
+#: The number of ridges, from far to near. Five give an impression of depth.
 RIDGES = 5
-#: Where sky ends and water begins, as a part of the picture's height.
+#: Where the sky ends and the water begins, as a fraction of the height.
 WATERLINE = 0.72
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
 def seed_of(text: str) -> int:
-    """A number that depends on the text alone. `hash()` would differ from process to process."""
+    """A number that depends only on the text. `hash()` would differ between processes."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
 def landscape(text: str, width: int, height: int) -> Image.Image:
-    """Sun and ridges in haze over water, in pixels. The same text always gives the same picture."""
+    """Sun and ridges in haze over water; width and height in pixels. The same text always gives the same picture."""
     random = np.random.default_rng(seed_of(text))
     colors = (np.array(ImageColor.getrgb(color), dtype=np.float32) for color in random.choice(PALETTES))
     zenith, horizon, glow, near = colors
     water = round(height * WATERLINE)
-    # In units of the picture's height, so that nothing is stretched.
+    # Coordinates in units of the height, so that nothing is stretched.
     x = (np.arange(width, dtype=np.float32) / height)[None, :, None]
     y = (np.arange(water, dtype=np.float32) / height)[:, None, None]
     picture: Floats = zenith + (horizon - zenith) * (y / WATERLINE)

@@ -1,4 +1,4 @@
-"""Runs before the app: records every request, and performs the scripted faults."""
+"""A middleware in front of the app: records every request, and performs the scripted faults."""
 
 import json
 import time
@@ -14,19 +14,19 @@ from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
 from deployments.sandbox.tasks import VIDEO_NAMES, SandboxState, Task
 from deployments.sandbox.wire import Exchange, failure, read_body
 
-#: Behind both stands the model.
+#: Both are followed by the model.
 SUBMIT_PATH = "/api/v1/generateTask/"
 STATUS_PATH = "/api/v1/statusTask/"
-#: The path for controlling the sandbox itself: not recorded, and without faults.
+#: Requests with this prefix control the sandbox itself. They are not recorded and have no faults.
 CONTROL_PATH = "/sandbox/"
-#: Where a handler finds the record of its own request, in the ASGI scope.
+#: The key in the ASGI scope under which a handler finds the record of its own request.
 RECORD_KEY = "sandbox.record"
-#: No request of the API comes near this; more is refused, in bytes.
+#: In bytes; larger bodies are rejected. No request of the API comes near this.
 LARGEST_BODY = 4 * 1024 * 1024
 
 
 class FaultyWire:
-    """A raw ASGI middleware. Starlette's own kind cannot see the connection, which most faults are about."""
+    """A raw ASGI middleware. Starlette's own kind has no access to the connection, which most faults need."""
 
     def __init__(self, app: ASGIApp, *, state: SandboxState) -> None:
         self._app, self._state = app, state
@@ -35,7 +35,7 @@ class FaultyWire:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
             await self._app(scope, receive, send)
             return
-        # What is too much is read on: a caller that still sends would have its connection reset in place of an answer.
+        # Reads beyond the limit: otherwise a caller that is still sending would get a reset instead of the answer.
         body = await read_body(receive, 10 * LARGEST_BODY)
         if body is None:
             return

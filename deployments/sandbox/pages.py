@@ -1,4 +1,4 @@
-"""The front page: what the sandbox is, and its tasks so far."""
+"""The front page: describes the sandbox and lists its tasks."""
 
 import time
 from html import escape
@@ -7,7 +7,7 @@ from deployments.sandbox.landscapes import SAMPLES
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import Task, TaskBoard
 
-#: Newest tasks that the page lists; all of them are at /sandbox/tasks.
+#: How many of the newest tasks the page lists; /sandbox/tasks has all of them.
 MOST_ROWS = 200
 
 _PAGE = """<!doctype html>
@@ -40,7 +40,7 @@ locally. It runs {speed:g} times faster than real time.</p>
 
 
 def front_page(settings: SandboxSettings, board: TaskBoard, base_url: str) -> str:
-    """The page as HTML, newest task first. `base_url` is how the reader reached the sandbox."""
+    """The page as HTML, newest task first. `base_url` is the URL at which the reader reached the sandbox."""
     tasks = board.all()
     samples = "".join(
         f'<a href="samples/{name}.jpg"><img src="samples/{name}.jpg" alt="{name}">{name}</a>' for name in SAMPLES
@@ -57,8 +57,8 @@ def front_page(settings: SandboxSettings, board: TaskBoard, base_url: str) -> st
 def _row(task: Task, board: TaskBoard, base_url: str) -> str:
     video = escape(task.fail_code or "")
     if task.state == "success" and task.expires_at is not None:
-        address = escape(board.links.make(base_url, task.task_id, task.expires_at), quote=True)
-        video = "expired" if task.expired else f'<a href="{address}">{task.request.input.seconds} s</a>'
+        url = escape(board.links.make(base_url, task.task_id, task.expires_at), quote=True)
+        video = "expired" if task.expired else f'<a href="{url}">{task.request.input.seconds} s</a>'
     prompt = escape(task.request.input.prompt[:160])
     age = f"{time.time() - task.created_at:.0f} s"
     state = f'<span class="{task.state}">{task.state}</span>'

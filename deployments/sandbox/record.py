@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 Call = Literal["submit", "status", "result", "image", "other"]
 
-#: The oldest requests are forgotten beyond this many.
+#: Only this many of the newest requests are kept.
 MOST_REQUESTS = 100_000
-#: No more of a body is kept, in bytes.
+#: How much of a body is kept, in bytes.
 MOST_BODY_BYTES = 20_000
 
 
@@ -51,23 +51,23 @@ class RequestRecord:
 
     def submits(self) -> list[RecordedRequest]:
         """Every POST of a generation, answered or not."""
-        return self._those(lambda request: request.call == "submit")
+        return self._where(lambda request: request.call == "submit")
 
     def charged(self) -> list[RecordedRequest]:
-        """The submits that created a task: what was paid."""
-        return self._those(lambda request: request.charged)
+        """The submits that created a task, and so were paid."""
+        return self._where(lambda request: request.charged)
 
     def statuses(self, task_id: str | None = None) -> list[RecordedRequest]:
         """The status calls, of one task or of all."""
-        return self._those(lambda request: request.call == "status" and (task_id is None or request.task_id == task_id))
+        return self._where(lambda request: request.call == "status" and (task_id is None or request.task_id == task_id))
 
     def results(self) -> list[RecordedRequest]:
-        """The requests of videos."""
-        return self._those(lambda request: request.call == "result")
+        """The requests for videos."""
+        return self._where(lambda request: request.call == "result")
 
     def images(self) -> list[RecordedRequest]:
-        """The requests of sample images. Those of the sandbox itself carry `USER_AGENT` in their headers."""
-        return self._those(lambda request: request.call == "image")
+        """The requests for sample images. The sandbox's own have `USER_AGENT` in their headers."""
+        return self._where(lambda request: request.call == "image")
 
     def clear(self) -> None:
         with self._lock:
@@ -76,5 +76,5 @@ class RequestRecord:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def _those(self, wanted: Callable[[RecordedRequest], bool]) -> list[RecordedRequest]:
+    def _where(self, wanted: Callable[[RecordedRequest], bool]) -> list[RecordedRequest]:
         return [request for request in self.all() if wanted(request)]

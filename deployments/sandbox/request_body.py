@@ -1,6 +1,4 @@
-"""The request body of a generation, checked as the documentation describes it: strictly that of sora-2, those of other
-models by the catalog.
-"""
+"""Checks the request body of a generation: for sora-2 strictly as documented, for other models by the catalog."""
 
 from typing import Literal, Self
 
@@ -32,7 +30,7 @@ class AnyInput(BaseModel):
 
     @property
     def ratio(self) -> str:
-        """The video's shape, as one of the words that `video_size` knows."""
+        """The video's shape, in a form that `video_size` accepts."""
         requested = self.size or self.aspect_ratio
         return requested if requested and requested != "auto" else "landscape"
 
@@ -51,7 +49,7 @@ class GenerationInput(AnyInput):
     @field_validator("duration", mode="before")
     @classmethod
     def _whole_seconds(cls, value: object) -> object:
-        # To Python 4.0 and True are equal to numbers; in the documented JSON a duration is an integer.
+        # In Python, 4.0 and True are equal to integers; in the documented JSON, a duration is an integer.
         if type(value) is not int:
             raise ValueError("must be an integer: 4, 8 or 12")
         return value
@@ -104,7 +102,7 @@ class GenerationRequest(AnyRequest):
 
 
 class InvalidInputError(Exception):
-    """The model does not accept the body. The text is the message of a 400."""
+    """The model does not accept the body. The message becomes that of a 400."""
 
 
 def read_request(model: str, body: bytes) -> AnyRequest:
@@ -128,6 +126,6 @@ def read_request(model: str, body: bytes) -> AnyRequest:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with a body, naming each field: the message of a 400."""
+    """What is wrong with a body, field by field: the message of a 400."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     return f"Invalid parameters: {'; '.join(map(describe_problem, problems))}"

@@ -17,12 +17,12 @@ from deployments.sandbox.tasks import SandboxState
 
 #: How long answers in progress may take when the sandbox stops, in seconds. Then their connections are cut.
 GRACE_SECONDS = 0.05
-#: How long a start may take, in seconds. It takes 0.1; a laptop on its knees takes longer.
+#: How long a start may take, in seconds. It usually takes 0.1, but longer on an overloaded machine.
 START_SECONDS = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but it does not wait for requests that hang on purpose, and its clean end does not look like a crash."""
+    """A uvicorn server that does not wait for requests that hang on purpose, and whose clean end is no crash."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -34,25 +34,25 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def main_loop(self) -> None:
-        # uvicorn's own looks only ten times a second whether it should end.
+        # uvicorn's own loop checks only ten times per second whether it should end.
         waiting = {asyncio.create_task(super().main_loop()), asyncio.create_task(self._ending.wait())}
         _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
 
     def end(self) -> None:
-        """Ends it at once, from another thread."""
+        """Ends the server at once. Called from another thread."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
+            with contextlib.suppress(RuntimeError):  # it has already ended
                 self._loop.call_soon_threadsafe(self._ending.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn's own raises the signal once more after the end.
+        # Unlike uvicorn's own handler, does not raise the signal again after the end.
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Not uvicorn's own, which always takes a tenth of a second, and a whole one where a request hangs.
+        # Not uvicorn's own, which always takes a tenth of a second, and a whole second if a request hangs.
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
         connections = [getattr(connection, "transport", None) for connection in self.server_state.connections]
@@ -88,7 +88,7 @@ class SandboxServer(SandboxState):
 
     @property
     def base_url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """The URL where it listens, without a trailing slash."""
         if self._server is None:
             raise RuntimeError("the sandbox is not running: use it in a with statement, or call start()")
         return f"http://127.0.0.1:{self._port}"
@@ -110,7 +110,7 @@ class SandboxServer(SandboxState):
         return self
 
     def stop(self) -> None:
-        """Stops within a second, whatever is under way. Stopping twice is fine."""
+        """Stops within a second, whatever is in progress. May be called again."""
         if self._server is not None and self._thread is not None:
             self._server.end()
             self._thread.join()
@@ -133,7 +133,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
-        # Cutting a connection half-way is an error to uvicorn, and here the purpose.
+        # For uvicorn, a connection that is cut half-way is an error; here it is intended.
         log_level="critical",
         access_log=False,
         lifespan="on",

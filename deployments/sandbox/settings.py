@@ -1,4 +1,4 @@
-"""The sandbox's settings, and the provider's numbers that it follows."""
+"""The sandbox's settings, and the provider's documented numbers."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from apixo import catalog
 
-#: Shortest and longest time a generation takes, in seconds, by the video's duration (APIXO's documentation).
+#: The shortest and longest time of a generation, in seconds, by the video's duration (APIXO's documentation).
 GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
-#: Length of a video whose request does not say it. Our choice.
+#: The length of a video if the request does not specify it, in seconds. Our choice.
 UNASKED_SECONDS = 5
-#: A task is `pending` for this part of its time, then `processing`. Our choice: the documentation gives no number.
+#: The fraction of its time that a task is `pending`, before `processing`. Our choice: it is not documented.
 PENDING_PART = 0.1
 #: APIXO: prompts of up to 10,000 characters.
 PROMPT_LIMIT = 10_000
-#: APIXO: JPG, PNG or WebP, at most 10 MB an image.
+#: APIXO: JPG, PNG or WebP, at most 10 MB per image.
 IMAGE_LIMIT_BYTES = 10 * 1024 * 1024
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 #: How long the sandbox waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
 NETWORK_TIMEOUT_SECONDS = 10.0
 #: APIXO: a callback that is not answered with 200 is sent three more times, after these waits. Divided by `speed`.
 CALLBACK_PAUSES_SECONDS = (30.0, 120.0, 600.0)
-#: A prompt with this word in it is refused as `CONTENT_VIOLATION`, so that the refusal can be tried out.
+#: A prompt that contains this word fails with `CONTENT_VIOLATION`, to try out such a failure.
 FORBIDDEN_WORD = "forbidden"
 SECONDS_A_DAY = 86_400.0
 

@@ -1,4 +1,4 @@
-"""The generation tasks: how one lives from `pending` to video and callback, and the board that keeps them all."""
+"""The generation tasks, from `pending` to video and callback, and the board that runs and keeps all of them."""
 
 import asyncio
 import hashlib
@@ -35,16 +35,16 @@ from deployments.sandbox.wire import success
 
 logger = logging.getLogger(__name__)
 
-#: Every task has one video; the second name serves the fault that reports two results.
+#: Every task has one video. The second name is for the fault that reports two results.
 VIDEO_NAMES = ("video.mp4", "video-2.mp4")
-#: What a callback of the fault `junk` says.
+#: The body of a callback with the fault `junk`.
 JUNK = b"<!doctype html>\x00 not json {"
 
 State = Literal["pending", "processing", "success", "failed"]
 
 
 class CallbackAttempt(BaseModel):
-    """One POST of a callback and what came of it."""
+    """One POST of a callback, with its outcome."""
 
     time: float = Field(description="When it was sent, as Unix seconds.")
     status: int | None = Field(description="The receiver's HTTP status; none when there was no answer.")
@@ -53,19 +53,19 @@ class CallbackAttempt(BaseModel):
 
 
 class ResultLinks:
-    """Signs result addresses and checks them. The secret lives as long as the sandbox."""
+    """Signs result URLs and checks them. The secret lasts as long as the sandbox."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
     def make(self, base_url: str, task_id: str, expires_at: float, name: str = VIDEO_NAMES[0]) -> str:
-        """The address of a video. `expires_at` in Unix seconds; `base_url` is how the caller reached the sandbox."""
+        """The URL of a video. `expires_at` in Unix seconds; `base_url`: where the caller reached the sandbox."""
         expires = str(int(expires_at))
         path_part, query_part = self._signatures(task_id, expires, name)
         return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"
 
     def is_valid(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
-        """Whether an address was made here, and not changed since."""
+        """Whether a URL was made here and not changed since."""
         path_part, query_part = self._signatures(task_id, expires, name)
         given = f"{signature}/{sig}".encode()
         return hmac.compare_digest(given, f"{path_part}/{query_part}".encode())
@@ -83,7 +83,7 @@ class Task:
     task_id: str
     model: str
     request: AnyRequest
-    #: How the caller of the submit reached the sandbox; the callback's result address is built on it.
+    #: The URL at which the caller of the submit reached the sandbox. The callback's result URL begins with it.
     base_url: str
     #: How long the generation takes, in seconds of the sandbox.
     planned_seconds: float
@@ -103,20 +103,20 @@ class Task:
 
     @property
     def expired(self) -> bool:
-        """Whether its result address has run out."""
+        """Whether its result URL has expired."""
         return self.expires_at is not None and time.time() >= self.expires_at
 
     def end(self, fail_code: str | None = None, fail_message: str | None = None) -> None:
-        """Ends with a video, or with a failure, which is final."""
+        """Ends the task with a video, or with a failure, which is final."""
         if self.state == "failed":
             return
         self.fail_code, self.fail_message = fail_code, fail_message
         self.completed_at = time.time()
-        # Last: who sees a final state in another thread sees everything that belongs to it.
+        # Last: another thread that sees a final state must also see everything that belongs to it.
         self.state = "failed" if fail_code else "success"
 
     def data(self, links: ResultLinks, base_url: str) -> dict[str, Any]:
-        """The `data` of a status reply; a field is there only in the states that the documentation gives it."""
+        """The `data` of a status reply. Each field is included only in the states for which it is documented."""
         data: dict[str, Any] = {
             "taskId": self.task_id,
             "state": self.state,
@@ -134,9 +134,9 @@ class Task:
 
 
 class TaskBoard:
-    """Every task of the sandbox, and what makes them progress."""
+    """Keeps every task of the sandbox, and runs it."""
 
-    #: Both are there once it has been started.
+    #: Both are set by `start`.
     _videos: VideoStore
     _client: httpx.AsyncClient
 
@@ -147,19 +147,19 @@ class TaskBoard:
         self._lock = threading.Lock()
         #: How many tasks count toward the limit of concurrent tasks.
         self.unfinished = 0
-        self._lives: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
         self.links = ResultLinks()
 
     async def start(self) -> None:
-        """Opens what the tasks need. Called on the event loop they live on."""
+        """Opens what the tasks need. Called on the event loop that runs them."""
         self._videos = VideoStore(self._settings.data_dir, self._settings.video_height)
         self._client = network_client()
 
     async def stop(self) -> None:
-        """Ends every unfinished task where it is."""
-        for life in list(self._lives):
-            life.cancel()
-        await asyncio.gather(*self._lives, return_exceptions=True)
+        """Cancels every unfinished task."""
+        for job in list(self._jobs):
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
         await self._videos.close()
         await self._client.aclose()
 
@@ -176,11 +176,11 @@ class TaskBoard:
         return len(self._tasks)
 
     def create(self, model: str, request: AnyRequest, base_url: str, *, numbered: bool = False) -> Task:
-        """Accepts a generation, which the provider would now charge, and starts it. `numbered`: its id is digits."""
+        """Accepts a generation, which the provider would charge now, and starts it. `numbered`: its id is a number."""
         nearest = min(GENERATION_SECONDS, key=lambda seconds: abs(seconds - request.input.seconds))
         shortest, longest = GENERATION_SECONDS[nearest]
         task = Task(
-            # Not seeded: a sandbox started anew must not give out the ids of the one before.
+            # Not seeded: a restarted sandbox must not use the same ids again.
             task_id=str(1 + secrets.randbits(48)) if numbered else f"task_{secrets.token_hex(6)}",
             model=model,
             request=request,
@@ -194,14 +194,14 @@ class TaskBoard:
             "callback", prompt=request.input.prompt, model=model, early=True
         )
         if early:
-            self._keep(self._call_back(task, None))
-        self._keep(self._live(task, call_back=not early))
+            self._spawn(self._call_back(task, None))
+        self._spawn(self._run(task, call_back=not early))
         return task
 
     async def video_for(
         self, task: Task, *, image: bytes | None = None, duration: int | None = None, turned: bool = False
     ) -> Path:
-        """The task's video; for faults also one of another duration (in seconds) or orientation."""
+        """The task's video. For faults, also one with another duration (in seconds) or orientation."""
         requested = task.request.input
         aspect_ratio = requested.ratio
         if turned:
@@ -215,13 +215,13 @@ class TaskBoard:
             watermark=not requested.remove_watermark,
         )
 
-    async def _live(self, task: Task, *, call_back: bool) -> None:
+    async def _run(self, task: Task, *, call_back: bool) -> None:
         try:
             await self._generate(task)
         except InvalidImageError as error:
             task.end("INVALID_IMAGE_URL", str(error))
         except Exception:
-            # Not documented, but a task that stays in `processing` for ever would hide the mistake.
+            # Not documented, but a task that stays in `processing` forever would hide the error.
             logger.exception("the sandbox could not make the video of %s", task.task_id)
             task.end("INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
@@ -251,7 +251,7 @@ class TaskBoard:
         task.end()
 
     async def _call_back(self, task: Task, fault: Fault | None) -> None:
-        """Sends the callback as the fault, if any, bends it. Never raises."""
+        """Sends the callback, altered by the fault if there is one. Never raises."""
         kind = fault.kind if fault else None
         if kind == "drop":
             return
@@ -267,11 +267,11 @@ class TaskBoard:
                 if attempt.status == HTTPStatus.OK:
                     break
 
-    def _keep(self, life: Coroutine[Any, Any, None]) -> None:
-        # The event loop holds tasks weakly: without this reference one could be collected half-way.
-        task = asyncio.get_running_loop().create_task(life)
-        self._lives.add(task)
-        task.add_done_callback(self._lives.discard)
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        # The event loop keeps only weak references: without this one, a task could be garbage-collected half-way.
+        task = asyncio.get_running_loop().create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> CallbackAttempt:
@@ -284,7 +284,7 @@ async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> CallbackAtt
 
 
 class SandboxState:
-    """How a sandbox is set, what it was asked, what is to go wrong, and its tasks."""
+    """The settings of a sandbox, the requests that it received, its scripted faults, and its tasks."""
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
         self.settings = settings or SandboxSettings()

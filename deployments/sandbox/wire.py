@@ -1,4 +1,4 @@
-"""One HTTP exchange as raw ASGI: what a web framework hides, but a fault needs."""
+"""One HTTP exchange as raw ASGI: access to what web frameworks hide, but faults need."""
 
 import asyncio
 import contextlib
@@ -13,20 +13,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Json = dict[str, Any]
 
-#: How many bytes are sent at a time.
+#: The number of bytes that are sent at a time.
 CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply, held in memory."""
+    """A complete reply, in memory."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def json(self) -> dict[str, Any]:
-        """The body as JSON; an empty dict when it is something else."""
+        """The body as a JSON object; an empty dict if it is anything else."""
         try:
             value = json.loads(self.body)
         except ValueError:
@@ -35,7 +35,7 @@ class Reply:
 
 
 class Exchange:
-    """One request and its way back to the caller."""
+    """One request, and the means to answer its caller."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         self.scope, self.body = scope, body
@@ -46,14 +46,14 @@ class Exchange:
         await app(self.scope, self._replay(self._receive), self._send)
 
     async def run_app(self, app: ASGIApp, *, without: tuple[str, ...] = ()) -> Reply:
-        """Lets the app do its work and keeps its reply back. `without` names headers that the app must not see."""
+        """Runs the app and returns its reply instead of sending it. `without`: headers to hide from the app."""
         headers = [(name, value) for name, value in self.scope["headers"] if name.decode("latin-1") not in without]
         status = 500
         answer: dict[str, str] = {}
         body = bytearray()
 
         async def never() -> Message:
-            # The work is done to its end, whether or not the caller is still there.
+            # The app runs to its end, even if the caller disconnects.
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -71,7 +71,7 @@ class Exchange:
     async def answer(
         self, status: int, body: bytes | str | Mapping[str, Any] = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Sends a whole reply: a mapping as JSON, text as HTML. Content-Length is correct unless `headers` sets it."""
+        """Sends a complete reply: a mapping as JSON, text as HTML. Content-Length is right unless `headers` sets it."""
         kind = "application/octet-stream"
         if isinstance(body, Mapping):
             body, kind = json.dumps(body).encode(), "application/json"
@@ -83,7 +83,7 @@ class Exchange:
         await self.end()
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Sends status and headers; without a content-length the body is chunked."""
+        """Sends status and headers. Without a Content-Length, the body is chunked."""
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
@@ -94,7 +94,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def disconnected_within(self, seconds: float | None) -> bool:
-        """Waits until the caller hangs up (true) or the time is over (false); without a time, forever."""
+        """Waits until the caller disconnects (true) or the time is over (false); None: no time limit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while (await self._receive())["type"] != "http.disconnect":
@@ -103,26 +103,25 @@ class Exchange:
         return False
 
     async def reset(self) -> None:
-        """Cuts the connection with a TCP reset; what was not yet sent is lost."""
+        """Cuts the connection with a TCP reset. Bytes that were not sent yet are lost."""
         transport = self._transport()
         connection = transport.get_extra_info("socket")
         if connection is not None:
-            # Lingering for 0 s makes the close a reset (RST) instead of a polite end (FIN).
+            # Lingering for 0 s makes the close a reset (RST) instead of a regular end (FIN).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
         await self.disconnected_within(1)
 
     async def break_off(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Sends this much, and closes the connection after it has left, however much was announced."""
+        """Sends this body, then closes the connection, whatever length was declared."""
         await self.begin(status, headers)
         await self.send_chunk(body)
         self._transport().close()
         await self.disconnected_within(1)
 
     def _transport(self) -> asyncio.Transport:
-        # ASGI has no message for "cut the connection": an app that returns early or raises gets a 500 sent in its name.
-        # Under uvicorn `receive` is a method of the request's cycle, for both of its HTTP protocols, and the cycle
-        # holds the transport.
+        # ASGI has no message for cutting the connection: if an app returns early or raises, the server sends a 500.
+        # In both of uvicorn's HTTP protocols, `receive` is a method of the request's cycle, which has the transport.
         transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
         if not isinstance(transport, asyncio.Transport):
             raise TypeError("connections can be cut only under uvicorn: run the app with SandboxServer or serve()")
@@ -138,7 +137,7 @@ class Exchange:
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
-    """The request's body, or a beginning of more than `most_bytes`; None if the caller hung up."""
+    """The request's body, or only its beginning if it exceeds `most_bytes`; None if the caller disconnected."""
     body, more = bytearray(), True
     while more and len(body) <= most_bytes:
         message = await receive()
@@ -150,7 +149,7 @@ async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
 
 
 def success(data: Mapping[str, Any]) -> Json:
-    """The envelope of a good reply."""
+    """The envelope of a successful reply."""
     return {"code": 200, "message": "success", "data": dict(data)}
 
 

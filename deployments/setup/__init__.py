@@ -1,1 +1,1 @@
-"""Set-up of a Prefect server: the blocks, the work pool, the deployments of prefect.yaml."""
+"""Sets up a Prefect server: the blocks, the work pool, the deployments of prefect.yaml."""

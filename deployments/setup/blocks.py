@@ -1,6 +1,6 @@
 """Saves the blocks from environment variables: `APIXO_<FIELD>` and `MINIO_<FIELD>`.
 
-Repeating it changes nothing. Fields that are not set keep their value in the block.
+Repeating it changes nothing. Fields without a variable keep their value in the block.
 """
 
 import re
@@ -26,33 +26,33 @@ from flows.checks import check_api
 B = TypeVar("B", bound=Block)
 
 SECRET_BLOCKS: Final = {"api_key": "apixo-api-key", "callback_secret": "apixo-callback-secret"}
-"""The field of `ApixoApi` and the Secret block that it refers to. Blocks not named `default` add their name to it."""
+"""Fields of `ApixoApi`, each with its Secret block. For blocks not named `default`, their name is appended."""
 
 ASKED_AS: Final = {
     "api_key": "Your APIXO API key. It is stored in a Secret block.",
     "callback_secret": "Any long random text. It is stored in a Secret block.",
     "endpoint": "Host and port of MinIO, with http:// in front if it has no TLS.",
 }
-"""What the user is asked, if the field's description says something else."""
+"""What the prompt shows for these fields instead of their description."""
 
 ADDRESS_FIELDS: Final = ("endpoint", "region", "virtual_host")
-"""What a store's answer may know better than the user."""
+"""Fields that the store's answer may correct."""
 AWS_ENDPOINT: Final = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
-"""AWS serves a bucket by path only in the bucket's own region."""
+"""With AWS, path-style access works only at the endpoint of the bucket's own region."""
 
 Ask = Callable[[str, str, bool], str]
-"""Asks the user: variable, description, whether it is secret."""
+"""Prompts the user for a value. Arguments: variable, description, whether it is secret."""
 
 Check = Callable[[ApixoApi, VideoArchive], Awaitable[VideoArchive]]
-"""Tests blocks that are about to be saved, and raises if they do not work. Returns the archive with the settings that
-its store requires."""
+"""Tests blocks before they are saved, and raises if they do not work. Returns the archive with the settings that its
+store requires."""
 
 Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed", "found"]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What became of one thing that set-up makes: a block, the bucket, a deployment."""
+    """The outcome for one object of the setup: a block, the bucket, a deployment."""
 
     slug: str
     name: str
@@ -70,13 +70,13 @@ async def save_blocks(
     """Registers the block types and saves both blocks with their Secret blocks.
 
     Args:
-        environ: where `APIXO_…` and `MINIO_…` are looked up.
-        ask: asks for required fields that are missing; None: a missing field is an error.
-        reset: fields that do not keep their value, but go back to their defaults if they are not set.
+        environ: contains `APIXO_…` and `MINIO_…`.
+        ask: prompts for missing required fields; None: a missing field is an error.
+        reset: fields that are reset to their defaults if they are not in `environ`.
         check: tests both blocks before anything is saved; None: they are saved untested.
 
     Raises:
-        SetupError: something required is missing, named with its variable; or `reset` has an unknown field.
+        SetupError: required fields are missing, listed with their variables; or `reset` has an unknown field.
         ValidationError: a value is invalid.
     """
     optional = {
@@ -98,7 +98,7 @@ async def save_blocks(
             + "\n  ".join(missing + also_missing)
         )
     saved: list[Saved] = []
-    made = ApixoApi(**api), VideoArchive(**archive)  # so that a bad value is found before anything is saved
+    made = ApixoApi(**api), VideoArchive(**archive)  # to find an invalid value before anything is saved
     if check is not None:
         found = await check(*made)
         for field in ADDRESS_FIELDS:
@@ -110,7 +110,7 @@ async def save_blocks(
         secret_name = stem if name == "default" else f"{stem}-{name}"
         value = api.get(field)
         if isinstance(value, Secret):
-            if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
+            if value._block_document_id is None:  # noqa: SLF001 - Prefect has no public attribute for it
                 saved.append(await save_block(value, secret_name))
                 value = await Secret.aload(secret_name)
             api[field] = value
@@ -118,13 +118,13 @@ async def save_blocks(
 
 
 async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
-    """Checks that the API and the store accept their keys. It pays and changes nothing.
+    """Checks that the API and the store accept their keys. Pays and changes nothing.
 
     Returns:
-        The archive; in another region or addressing style, if the store requires that.
+        The archive, with another region or addressing style if the store requires that.
 
     Raises:
-        SetupError: one of them does not, or cannot be reached. It says which.
+        SetupError: one of them rejects its key or cannot be reached. The message says which.
     """
     unsaved = "Nothing was saved. Fix it, or save it untested with --no-check."
     try:
@@ -133,27 +133,27 @@ async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
     except (ApixoError, ValueError) as error:
         raise SetupError(f"APIXO: {error} {unsaved}") from error
     try:
-        return await _addressed(archive)
+        return await _with_required_settings(archive)
     except StoreError as error:
         raise SetupError(f"The store at {archive.endpoint}: {error} {unsaved}") from error
 
 
-async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
-    """The archive with the settings its store requires: maybe another style first, and then another region."""
+async def _with_required_settings(archive: VideoArchive, tries: int = 3) -> VideoArchive:
+    """The archive with the settings that its store requires, which may take two corrections: of style and of region."""
     try:
         async with aclosing(archive.store()) as store:
             await store.get(PROBE)
     except WrongAddressError as error:
         if tries == 1:
             raise
-        return await _addressed(_as_answered(archive, error), tries - 1)
+        return await _with_required_settings(_corrected(archive, error), tries - 1)
     except StoreError as error:
         if error.code != "NoSuchBucket":  # it will be created
             raise
     return archive
 
 
-def _as_answered(archive: VideoArchive, error: WrongAddressError) -> VideoArchive:
+def _corrected(archive: VideoArchive, error: WrongAddressError) -> VideoArchive:
     changed: dict[str, Any] = {}
     if error.virtual_host:
         changed["virtual_host"] = True
@@ -168,7 +168,7 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
     """Creates the archive's bucket if it is missing. Only setup does this: see `blocks.probe`.
 
     Args:
-        known: whether the store is the local stack's, which needs no race: the tests race its kinds.
+        known: whether it is the local stack's store. That needs no race: the tests cover its kinds.
 
     Raises:
         StoreError: the archive does not answer, rejects the keys, or ignores conditions.
@@ -184,7 +184,7 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
 async def _wanted(
     block: type[Block], prefix: str, *, name: str, environ: Mapping[str, str], ask: Ask | None, reset: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The fields as they should be: those of the block, overridden by the environment. And what is missing."""
+    """The fields of the block, overridden by the environment, and descriptions of those that are missing."""
     stored = await _load(block, name)
     fields: dict[str, Any] = {}
     missing: list[str] = []
@@ -204,7 +204,7 @@ async def _wanted(
         if text:
             fields[field] = Secret(value=text) if field in SECRET_BLOCKS else text
     scheme, separator, rest = str(fields.get("endpoint", "")).partition("://")
-    if separator:  # as MinIO's own tools print it
+    if separator:  # an endpoint with a scheme, as MinIO's own tools print it
         fields["endpoint"] = rest.rstrip("/")
         if not environ.get(f"{prefix}_SECURE", "").strip():
             fields["secure"] = scheme == "https"
@@ -212,7 +212,7 @@ async def _wanted(
 
 
 async def save_block(wanted: Block, name: str) -> Saved:
-    """Saves a block, unless it is already saved as it is."""
+    """Saves a block, unless it is unchanged."""
     stored = await _load(type(wanted), name)
     outcome: Outcome = "created" if stored is None else "updated"
     if stored is not None and _plain(stored) == _plain(wanted):
@@ -228,8 +228,8 @@ async def _load(block: type[B], name: str) -> B | None:
     except (ValueError, UnknownBlockType, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, ValidationError):
             raise
-        # There is none, or one that this version cannot read, such as one with a field that is gone. Either way it is
-        # made anew from what the environment says; what is missing there is asked for.
+        # There is no block, or one that this version cannot read, such as one with a removed field. Either way it is
+        # created from the environment, and the user is prompted for what is missing.
         return None
 
 

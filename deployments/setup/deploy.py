@@ -22,18 +22,18 @@ from deployments.connection import SetupError
 from deployments.setup.blocks import Outcome, Saved
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""Where prefect.yaml is; a worker runs the code from there."""
+"""The folder of prefect.yaml. A worker runs the code from there."""
 MAIN: Final = "prefect.yaml"
 EXAMPLES: Final = "deployments/examples/prefect.yaml"
-"""For a local stack alone: on another server, a run of these deployments would pay for a demonstration."""
+"""Only for a local stack: on another server, running these deployments would cost money."""
 PACKAGES: Final = ("apixo", "blocks", "flows", "deployments")
 POOL: Final = "sora"
 QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {
     "collector": (1, None),
     "videos": (2, 10),
-    "shards": (3, 100),  # of its own: else ten batches that wait for their shards would leave these no place
+    "shards": (3, 100),  # separate: otherwise ten batches that wait for their shards would block them
 }
-"""Each queue's priority, 1 being the first, and how many of its runs may be in progress at once: a run is a process of
+"""Each queue's priority (1 is the highest), and how many of its runs may be in progress at once. A run is a process of
 83 to 100 MB, so ten need a gigabyte. Further runs wait."""
 PREFECT: Final = (sys.executable, "-m", "prefect")
 DEPLOY_SECONDS: Final = 300.0
@@ -41,7 +41,7 @@ DEPLOY_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One deployment of a file, with the names of its triggers and the slugs of its schedules."""
+    """One deployment in a file, with the names of its triggers and the slugs of its schedules."""
 
     name: str
     flow: str
@@ -52,8 +52,8 @@ class _Wanted:
 async def deploy(*files: str) -> list[Saved]:
     """Creates what is missing on the Prefect server, and redeploys what has changed. Repeating it changes nothing.
 
-    A deployment is current when its version is that of this code: Prefect itself would give every trigger a new
-    automation each time. Schedules that a user has turned on or off, or created, are kept.
+    A deployment is current if it has this code's version. Redeploying it anyway would create a new automation for
+    every trigger each time. Schedules that a user has turned on or off, or created, are kept.
 
     Args:
         files: what to deploy, relative to `ROOT`: `MAIN`, `EXAMPLES`.
@@ -85,7 +85,7 @@ async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Save
         schedules = {name: await client.read_deployment_schedules(found.id) for name, found in before.items() if found}
         try:
             _prefect_deploy(file, this)
-        finally:  # also of those that were deployed before it failed
+        finally:  # also for those that were deployed before a failure
             for item in wanted:
                 if now := await deployed(client, item):
                     kept = await keep_schedules(client, now.id, schedules.get(item.name, []), item.schedules)
@@ -97,7 +97,7 @@ async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Save
 
 
 def wanted_deployments(text: str) -> list[_Wanted]:
-    """What a file contains. Pure."""
+    """The deployments in the text of a prefect.yaml. Pure."""
     return [
         _Wanted(
             name=item["name"],
@@ -110,7 +110,7 @@ def wanted_deployments(text: str) -> list[_Wanted]:
 
 
 def code_version(root: Path) -> str:
-    """The version of what is deployed: the package's, and a digest of both files, the code and its place."""
+    """The version of a deployment: the package's version, and a digest of both files, the code and its path."""
     digest = hashlib.sha256(str(root).encode())
     code = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
     for path in [root / MAIN, root / EXAMPLES, *code]:
@@ -126,7 +126,7 @@ async def _make_pool(client: PrefectClient) -> Outcome:
             WorkPoolCreate(name=POOL, type="process", description="Runs the flows of the Sora pipeline.")
         )
         return "created"
-    return "unchanged"  # of whatever type: any work pool will do
+    return "unchanged"  # whatever its type: any work pool works
 
 
 async def _make_queue(client: PrefectClient, name: str) -> Outcome:
@@ -136,7 +136,7 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
     except ObjectNotFound:
         await client.create_work_queue(name=name, work_pool_name=POOL, priority=priority, concurrency_limit=limit)
         return "created"
-    return "unchanged"  # a person may have changed its limit
+    return "unchanged"  # a user may have changed its limit
 
 
 async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
@@ -158,16 +158,16 @@ async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResp
 async def keep_schedules(
     client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
 ) -> list[tuple[str, Outcome]]:
-    """Restores the users' choices after a deployment, and removes what prefect.yaml no longer has.
+    """Restores users' changes to schedules after a deployment, and removes those that prefect.yaml no longer has.
 
-    `prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI. Where
-    prefect.yaml has no schedule for a deployment any more, it leaves all of them.
+    `prefect deploy` resets every schedule to what prefect.yaml says, and drops those that were made in the UI. If
+    prefect.yaml no longer has any schedule for a deployment, it keeps all of them.
 
-    A schedule of prefect.yaml has one of the slugs: it stays on or off, whatever else changed. One without a slug was
-    created by a user and is created again.
+    A schedule of prefect.yaml has one of the slugs. It stays on or off, whatever else changed. One without a slug was
+    created by a user, and is created again.
 
     Returns:
-        Each schedule that differs from prefect.yaml, or was removed. It is shown: whoever has just turned one off in
+        Each schedule that differs from prefect.yaml, or was removed, to be shown: a user who has just turned one off in
         prefect.yaml must see that it stays on.
     """
     kept: list[tuple[str, Outcome]] = []

@@ -22,12 +22,12 @@ from deployments.setup.blocks import Outcome, Saved, save_block
 
 CHANNELS: Final = ("slack", "discord", "email", "webhook")
 ADDRESS: Final = "SORA_NOTIFY_URL"
-"""The environment variable for the address, to keep it out of the shell's history."""
+"""The environment variable for the address, which keeps it out of the shell's history."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What is sent for an event."""
+    """The message that is sent for an event."""
 
     name: str
     event: str
@@ -74,7 +74,7 @@ def parse(wanted: str, environ: Mapping[str, str]) -> tuple[str, str]:
         wanted: such as `slack:https://hooks.slack.com/…`; without an address, that of `SORA_NOTIFY_URL`.
 
     Raises:
-        SetupError: unknown channel, or no address. The address is not repeated.
+        SetupError: unknown channel, or no address. The message does not repeat the address.
     """
     channel, _, address = wanted.strip().partition(":")
     address = address.strip() or environ.get(ADDRESS, "").strip()
@@ -127,7 +127,7 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             raise SetupError("A Discord address looks like https://discord.com/api/webhooks/NUMBER/TOKEN.")
         return DiscordWebhook(webhook_id=SecretStr(found[1]), webhook_token=SecretStr(found[2]))
     except ValidationError:
-        raise SetupError(f"The {channel} address is invalid.") from None  # the cause repeats it
+        raise SetupError(f"The {channel} address is invalid.") from None  # not chained: the cause contains the address
 
 
 def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
@@ -141,7 +141,7 @@ def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
         else ""
     )
     body = message.body + links
-    document = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to see it
+    document = block._block_document_id  # noqa: SLF001 - Prefect has no public attribute for it
     assert document is not None  # noqa: S101 - it was loaded
     payload = (
         '{"event": {{ event.event | tojson }}, "subject": {{ subject | tojson }}, '
@@ -162,7 +162,7 @@ def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
 
 
 async def _save(client: PrefectClient, wanted: AutomationCore) -> Outcome:
-    """Creates or updates it. One that a user has turned off stays off."""
+    """Creates or updates an automation. One that a user has turned off stays off."""
     found = await client.read_automations_by_name(wanted.name)
     if not found:
         await client.create_automation(wanted)

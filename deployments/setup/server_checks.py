@@ -1,4 +1,4 @@
-"""What `sora doctor` checks besides a run's own needs: the Prefect server, the workers, the deployments."""
+"""The checks of `sora doctor` that a run itself does not need: the Prefect server, the workers, the deployments."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from flows.signals.events import DELIVERY_TIMEOUT_SECONDS, EventConnection
 CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
 WAITS_AT_MOST: Final = timedelta(minutes=15)
-"""Longer than any run of the collector but a first one over thousands of videos."""
+"""Longer than any run of the collector, except for a first one with thousands of videos."""
 
 
 async def check_server() -> list[Finding]:
@@ -54,13 +54,13 @@ async def check_server() -> list[Finding]:
 
 
 async def _events() -> Finding:
-    """Whether the server confirms an event. They go through a WebSocket, which proxies and firewalls often block."""
+    """Whether the server confirms an event. Events use a WebSocket, which proxies and firewalls often block."""
     connection = EventConnection()
     event = Event(event="sora.check", resource={"prefect.resource.id": "sora.check"})
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
             await connection.send(event)
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises anything
         return Finding.error(
             "events",
             f"the server does not confirm them ({type(error).__name__}): no flow or automation learns that a video is "
@@ -88,7 +88,7 @@ async def _worker(client: PrefectClient) -> Finding:
 
 
 async def code_of_worker(client: PrefectClient) -> Finding:
-    """Which code the last `check-setup` found on its worker: Prefect itself knows nothing about a worker's code."""
+    """The code version that the last `check-setup` found on its worker. Prefect does not know a worker's code."""
     name, here = "worker's code", this_code()
     run = f"prefect deployment run {CHECK}"
     ended = await client.read_flow_runs(
@@ -121,17 +121,17 @@ async def code_of_worker(client: PrefectClient) -> Finding:
 
 
 def code_in(table: object) -> str | None:
-    """The code in the table of a `check-setup`; None: there is none. Pure."""
+    """The code version in the table of a `check-setup`; None: there is none. Pure."""
     try:
         rows: Any = json.loads(table) if isinstance(table, str) else table
         shown = next((str(row["detail"]) for row in rows if row["name"] == "code"), None)
     except (ValueError, TypeError, KeyError):
         return None
-    return None if shown is None else shown.replace("\\", "")  # as Markdown, it has some before its marks
+    return None if shown is None else shown.replace("\\", "")  # removes Markdown escapes
 
 
 async def _collector(client: PrefectClient) -> Finding:
-    """Whether the collector gets its turn: what died with its machine may hold the only one forever."""
+    """Whether the collector can run. A run that died with its machine may hold the only concurrency slot forever."""
     now = datetime.now(UTC)
     flow = FlowFilter(name=FlowFilterName(any_=[COLLECTOR]))
     waiting = await client.read_flow_runs(

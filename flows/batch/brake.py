@@ -1,7 +1,7 @@
-"""Holds a batch's submissions back while the provider's answers are unclear.
+"""Pauses a batch's submissions while the provider's answers are unclear.
 
-Each unclear answer makes a person check the provider's account. So an outage must cause a few of them, not one for each
-row of a calendar.
+A user must check the provider's account after each unclear answer. So an outage must cause a few of them, not one for
+each row of a calendar.
 """
 
 import asyncio
@@ -19,23 +19,24 @@ from flows.signals.progress import run_logger
 AT_ONCE: Final = 5
 """Paid calls that may be unanswered at the same time. An answer takes a second or two; a hanging one is unclear."""
 IN_A_ROW: Final = 3
-"""Unclear answers in a row after which a run stops submitting. Those of calls made together count as one."""
+"""Unclear answers in a row after which a run stops submitting. Those of concurrent calls count as one."""
 FREE_CALL_PAUSE_SECONDS: Final = 5.0
-"""Between two free calls while submissions are held. Longer each time, up to `MOST_FREE_CALL_PAUSE_SECONDS`."""
+"""Between two free calls while submissions are held. It doubles each time, up to `MOST_FREE_CALL_PAUSE_SECONDS`."""
 MOST_FREE_CALL_PAUSE_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0
 """The longest that a free call may take and still count as answered."""
 
 Report = Callable[[Outcome], None]
 Answers = Callable[[str | None], Awaitable[bool]]
-"""Whether the provider answers a call that costs nothing, about this task if one is known."""
+"""Whether the provider answers a call that costs nothing. The call is about this task, if one is given."""
 
 
 class OutageBrake:
     """Lets paid calls through, a few at once, and none while the provider's answers are unclear.
 
-    An unclear answer holds all further calls until a free call succeeds. Then one goes first; the others follow
-    once it is accepted. After three unclear answers in a row, or too long a hold, no more calls are let through.
+    An unclear answer holds all further calls until a free call succeeds. Then a single paid call is let through, and
+    the others once it is accepted. After three unclear answers in a row, or too long a hold, no more calls are let
+    through.
 
     Args:
         answers: makes a free call to the provider.
@@ -64,18 +65,18 @@ class OutageBrake:
 
     @asynccontextmanager
     async def call(self, key: str) -> AsyncIterator[Report]:
-        """Wraps one paid call. The caller reports its outcome to what is yielded.
+        """Wraps one paid call. The caller reports its outcome by calling the yielded function.
 
         Raises:
             BudgetError: the run has stopped submitting. Nothing was claimed or sent.
         """
         async with self._turns:
-            await self._pass(key)
+            await self._wait_until_open(key)
             if self._in_a_row == 0:
                 yield self._reporter()
                 return
-            async with self._first:  # one call shows whether it is over
-                await self._pass(key)
+            async with self._first:  # one call at a time, until one is accepted
+                await self._wait_until_open(key)
                 yield self._reporter()
 
     async def aclose(self) -> None:
@@ -84,7 +85,7 @@ class OutageBrake:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
 
-    async def _pass(self, key: str) -> None:
+    async def _wait_until_open(self, key: str) -> None:
         await self._open.wait()
         if self.closed is not None:
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
@@ -96,7 +97,7 @@ class OutageBrake:
             if isinstance(outcome, Accepted):
                 self._last_task = outcome.task_id
             if episode != self._episode:
-                return  # it was sent before the hold began, and says nothing about the present
+                return  # it was sent before the hold began, so it is outdated
             if isinstance(outcome, Accepted):
                 self._in_a_row = 0
             elif isinstance(outcome, Unclear):
@@ -117,9 +118,9 @@ class OutageBrake:
         run_logger().warning(
             "APIXO's answer was unclear. Further submissions are on hold until it answers a free call."
         )
-        self._watch = asyncio.get_running_loop().create_task(self._until_it_answers())
+        self._watch = asyncio.get_running_loop().create_task(self._wait_for_answer())
 
-    async def _until_it_answers(self) -> None:
+    async def _wait_for_answer(self) -> None:
         until, pause = self._clock.monotonic() + self._outage_seconds, FREE_CALL_PAUSE_SECONDS
         while not await self._answers(self._last_task):
             left = until - self._clock.monotonic()
@@ -140,18 +141,18 @@ class OutageBrake:
 def free_call(client: StatusClient) -> Answers:
     """Polls the last task that was accepted or, if there is none, a task that does not exist.
 
-    An answer counts if it came in the API's own envelope. After a page with a 4xx, which may be that of a gateway in
-    its place, the balance decides.
+    An answer counts if it came in the API's own envelope. A 4xx without the envelope may come from a gateway in front
+    of the API; then a request for the balance decides.
     """
 
     async def answer_to(call: Awaitable[object]) -> bool | None:
-        """Whether it succeeded; None: the answer was a page with a 4xx, which may be a gateway's or the API's own."""
+        """Whether the API answered; None: a 4xx without the envelope, from the API itself or from a gateway."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await call
         except TimeoutError:
             return False
-        except ApixoError as error:  # such as: it does not know the task
+        except ApixoError as error:  # such as an unknown task
             code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
             if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 return False

@@ -1,4 +1,4 @@
-"""What a batch may still spend, by the prices in the API block."""
+"""What a batch may still spend, at the prices in the API block."""
 
 from collections.abc import Collection, Mapping
 from decimal import Decimal
@@ -15,17 +15,17 @@ class BudgetError(PipelineError):
 class Budget:
     """Counts what one run of a batch pays, and stops before the call that would exceed the limit.
 
-    Rows reserve in the order in which they are ready to pay, which need not be the calendar's. After a rejection,
-    all later rows are rejected too, cheaper or not.
+    Rows reserve in the order in which they are ready to pay, which may differ from the calendar's. Once a reservation
+    exceeds the limit, all later ones are rejected too, even cheaper ones.
 
     Args:
-        prices: of each model, by its name. Without any, nothing is counted.
-        models: those that may be used. With a limit, each needs a price.
+        prices: the price of each model, by its name. Without any, nothing is counted.
+        models: the models that may be used. With a limit, each needs a price.
         max_spend: the most that all runs of the batch may pay together; None: no limit.
         spent_before: what earlier runs paid.
 
     Raises:
-        BudgetError: there is a limit and no price to count with.
+        BudgetError: there is a limit, and a model has no price.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Budget:
         self.spent_before = spent_before
         self._reserved: dict[str, Decimal] = {}
         self._lost: set[str] = set()
-        """Of those, the videos that another run pays for."""
+        """The reserved videos that another run pays for."""
         self._paid = Decimal(0)
         self.closed: str | None = None
 
@@ -67,9 +67,9 @@ class Budget:
         return price_of(model, duration_seconds, self._prices)
 
     def reserve(self, key: str, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> None:
-        """Sets the price of a video aside, once per key: of several tries at most one is paid.
+        """Reserves the price of a video, once per key: of several tries at most one is paid.
 
-        A try with a fallback model replaces what was set aside for the previous model.
+        A try with a fallback model replaces the reservation for the previous model.
 
         Raises:
             BudgetError: that would exceed the limit, it has no price and there is a limit, or the budget is closed.

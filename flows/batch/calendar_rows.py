@@ -1,6 +1,6 @@
-"""The rows of a batch: the videos it asks for, valid or not.
+"""The rows of a batch: the requested videos, valid or not.
 
-No message repeats a value: a cell that slipped into another column may be an image's URL, with a password in it.
+No message repeats a value: a cell in the wrong column may contain an image's URL with a password.
 """
 
 import difflib
@@ -20,16 +20,16 @@ from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
 MAX_PROBLEMS: Final = 10
-"""How many problems of one row are reported: more than it has fields. A line of junk can have 50,000, and 5,000 such
-lines with 50 each made a table of 37 MB for the Prefect UI."""
+"""How many problems of one row are reported. A line of junk can have 50,000, and 5,000 such lines with 50 each made a
+table of 37 MB for the Prefect UI."""
 ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
-"""What a key may hold. Behind a flow run's id (36 characters) and a hyphen, 91 more still make a key."""
+"""Characters and length of an id. A key has at most 128: a flow run's id (36), a hyphen, and this id (91)."""
 MAX_SHOWN_CHARACTERS: Final = 80
 """How much of an external name a message repeats."""
 
 
 def _day(value: object) -> object:
-    # Pydantic alone takes 20260301 for seconds after 1970: a day long gone, and the video would be paid for at once.
+    # Pydantic alone would read 20260301 as seconds since 1970, a day long past: the video would be paid for at once.
     if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
         return value
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
@@ -60,19 +60,19 @@ class BatchItem(VideoRequest):
     @field_validator("prompt", mode="before")
     @classmethod
     def _same_line_ends(cls, prompt: object) -> object:
-        # The same file is saved with CRLF by Excel and with LF by an editor or git, and is one calendar.
+        # Excel saves a file with CRLF, an editor or git the same file with LF. Both are the same calendar.
         return line_ends(prompt) if isinstance(prompt, str) else prompt
 
     def with_crlf(self) -> Self:
-        """The item as it was before line ends were normalized: its file had CRLF."""
+        """The item with CRLF, as older versions read it from a file with CRLF: they did not normalize line ends."""
         return self.model_copy(update={"prompt": self.prompt.replace("\n", "\r\n")})
 
     def request(self) -> VideoRequest:
-        """What the ledger keeps and compares: the request alone, exactly a `VideoRequest`."""
+        """The `VideoRequest` alone, which the ledger stores and compares."""
         return VideoRequest.model_validate(self.model_dump(include=set(VideoRequest.model_fields)), context=STORED)
 
     def name(self) -> str:
-        """The id; without one, ten hex digits that follow from the request alone, so other rows do not matter."""
+        """The id; without one, ten hex digits derived from the request alone, whatever other rows there are."""
         if self.id is not None:
             return self.id
         return request_digest(self.request())[:10]
@@ -81,7 +81,7 @@ class BatchItem(VideoRequest):
         """The key of this video in a batch.
 
         Raises:
-            InvalidKeyError: its beginning is invalid, or it is longer than 128 characters.
+            InvalidKeyError: the batch key is invalid, or the key is longer than 128 characters.
         """
         return check_key(f"{batch_key}-{self.name()}")
 
@@ -137,8 +137,8 @@ ALLOWED: Final = {
     "id": "must be 1 to 91 lowercase letters, digits, dots, hyphens and underscores",
     "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 is ambiguous",
 }
-"""What each field allows, unless the model decides that. Pydantic's and urllib's own messages are not used: some of
-them repeat a part of the URL."""
+"""What each field allows, unless the model decides that. Pydantic's and urllib's own messages are not used: some
+repeat a part of the URL."""
 
 
 OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "options"})
@@ -146,10 +146,10 @@ OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode
 
 
 def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
-    """Turns each row whose key an earlier row has into a `BadRow`: one key is one video, made only once. Pure.
+    """Turns each row with the same key as an earlier row into a `BadRow`: one key is one video. Pure.
 
-    The ids of bad rows count too. Else the other row would take the key, and be paid, before the bad one is fixed.
-    Marking twice changes nothing.
+    The ids of bad rows count too. Otherwise the other row would take the key, and be paid, before the bad one is
+    fixed. Marking twice changes nothing.
     """
     first: dict[str, int] = {}
     marked: list[Row | BadRow] = []
@@ -171,20 +171,20 @@ def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
 
 
 def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] = ()) -> Row | BadRow:
-    """A row from its fields, with every problem that it has, not just the first. Pure.
+    """A row from its fields. Reports every problem, not just the first. Pure.
 
     Args:
         fields: values of JSON types; texts are read like cells.
-        problems: those that are already known.
+        problems: problems that are already known.
     """
-    left, unclear = normalize(fields)
+    remaining, unclear = normalize(fields)
     found = [*problems, *(RowProblem(field=field, message=message) for field, message in unclear.items())]
     count = len(found)
-    left = _without({problem.field for problem in found} - left.keys(), left)
+    remaining = _without({problem.field for problem in found} - remaining.keys(), remaining)
     known_wrong: set[str] = set()
     while True:
         try:
-            item = BatchItem.model_validate(left, strict=True)
+            item = BatchItem.model_validate(remaining, strict=True)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
             # A field that was left out because it is wrong is not missing.
@@ -195,9 +195,9 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
             break
         found += [_problem(detail) for detail in details[:MAX_PROBLEMS]]
         count += len(details)
-        # What holds for the row as a whole is looked at only once every field is right. So ask again without these.
+        # Pydantic checks the row as a whole only once every field is valid. So validate again without the invalid ones.
         wrong = {str(detail["loc"][0]) for detail in details}
-        left = _without(wrong, left)
+        remaining = _without(wrong, remaining)
         known_wrong |= wrong
     if not found:
         return Row(line=line, item=item)
@@ -216,12 +216,12 @@ def keys_of(rows: Sequence[Row | BadRow], batch_key: str) -> list[str]:
 
 
 def as_submitted(row: Row | BadRow, batch_key: str, known: Mapping[str, Generation]) -> Row | BadRow:
-    """The row, with CRLF in its prompt if it was submitted that way, before line ends were normalized. Pure.
+    """The row, with CRLF in its prompt if an older version, which did not normalize line ends, submitted it so. Pure.
 
-    It keeps the key and the text of that time; otherwise it would be paid for again.
+    The row keeps the key and text from then; otherwise it would be paid for again.
 
     Args:
-        known: what the ledger has of `keys_of`.
+        known: the generations that the ledger has for `keys_of`.
     """
     if isinstance(row, BadRow) or "\n" not in row.item.prompt:
         return row
@@ -235,15 +235,15 @@ def as_submitted(row: Row | BadRow, batch_key: str, known: Mapping[str, Generati
 
 
 def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those that are wrong, and such that their absence is no further problem."""
-    left = {name: value for name, value in fields.items() if name not in wrong}
+    """The fields without the wrong ones, adjusted so that leaving them out causes no further problems."""
+    remaining = {name: value for name, value in fields.items() if name not in wrong}
     if "prompt" in wrong:
-        left["prompt"] = "-"
+        remaining["prompt"] = "-"
     if "image_urls" in wrong:
-        left.pop("mode", None)
-    if "model" in wrong:  # what the right one takes cannot be known
-        left = {name: value for name, value in left.items() if name not in OF_THE_MODEL}
-    return left
+        remaining.pop("mode", None)
+    if "model" in wrong:  # what the intended model accepts is unknown
+        remaining = {name: value for name, value in remaining.items() if name not in OF_THE_MODEL}
+    return remaining
 
 
 def _problem(detail: ErrorDetails) -> RowProblem:
@@ -269,7 +269,7 @@ def suggestion(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name from outside as a message may repeat it: short, quoted, and not a URL."""
+    """An external name, safe to repeat in a message: short, quoted, and not a URL."""
     if "@" in name or "/" in name:
         return "(not shown)"
     return repr(name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}…")

@@ -25,8 +25,8 @@ from flows.wording import counted
 Kind = Literal["csv", "json", "workbook"]
 
 MAX_CALENDAR_BYTES: Final = 50_000_000
-"""Room for MAX_ROWS rows with the longest prompt. A larger file is no calendar, and reading it takes several times its
-size in memory."""
+"""Enough for MAX_ROWS rows with the longest prompt. A larger file is not a calendar, and reading it takes several times
+its size in memory."""
 MAX_OBJECT_NAME_BYTES: Final = 1_024
 """S3's limit."""
 KINDS: Final[dict[str, Kind]] = {
@@ -49,11 +49,11 @@ async def read_calendar(
     fit_images: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, valid or not; duplicates are bad rows. Images that it names by a path are uploaded.
+    """Every row of a calendar, valid or not; duplicates are bad rows. Images given by a path are uploaded.
 
     Args:
         where: a path on this machine, or `s3://bucket/object` in any bucket of the archive's store.
-        archive: its endpoint and keys are used.
+        archive: its endpoint and access keys are used.
         sheet, ignore_columns, report: see `parse_calendar`.
         fit_images: whether images given by a path are rotated upright and made small enough; see `read_own_image`.
 
@@ -62,10 +62,10 @@ async def read_calendar(
         StoreError: the store gave no answer, or rejected an image.
     """
     where = where.strip()
-    scheme, is_address, rest = where.partition("://")
+    scheme, is_url, rest = where.partition("://")
     local: LocalImages | None = None
     find: FindImage
-    if not is_address:
+    if not is_url:
         data = await asyncio.to_thread(_read_file, where)
         local = LocalImages(Path(where), archive.bucket, fit=fit_images)
         find = local.find
@@ -73,7 +73,7 @@ async def read_calendar(
         bucket, _, name = rest.partition("/")
         data = await _read_object(where, bucket, name, archive)
         find = beside_object(bucket, name)
-    else:  # not repeated: it may hold a password or a signature
+    else:  # the URL is not repeated: it may contain a password or a signature
         raise CalendarError("The calendar must be a path on this machine or s3://bucket/object, not another URL.")
     rows = await asyncio.to_thread(
         parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, find_image=find
@@ -98,15 +98,15 @@ def parse_calendar(
     report: Callable[[str], None] = lambda _: None,
     find_image: FindImage | None = None,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, valid or not; duplicates are bad rows. Pure, as far as `find_image` is.
+    """Every row of a calendar, valid or not; duplicates are bad rows. Pure if `find_image` is.
 
     Args:
         data: the file. Text is UTF-8, or UTF-16 with a byte order mark.
         name: its name, whose extension gives its type: see `KINDS`.
         sheet: which sheet of a workbook; None: the only one that is not hidden.
-        ignore_columns: whether unknown columns and fields are left out. Those that begin with # always are.
-        report: called with what was left out, in a sentence.
-        find_image: finds images that are named by a path relative to the calendar; None: they are rejected.
+        ignore_columns: whether unknown columns and fields are ignored. Those that begin with # always are.
+        report: called with a sentence about what was ignored.
+        find_image: finds images given by a path relative to the calendar; None: they are rejected.
 
     Raises:
         CalendarError: it cannot be read as a whole.
@@ -157,7 +157,7 @@ def _read_file(where: str) -> bytes:
     _kind(where)
     path = Path(where)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait forever
             raise refusal(where, f"is {'a folder' if path.is_dir() else 'not a regular file'}. Give a file.")
         with path.open("rb") as file:
             return file.read(MAX_CALENDAR_BYTES + 1)
@@ -175,7 +175,7 @@ async def _read_object(where: str, bucket: str, name: str, archive: VideoArchive
         if not name:
             raise ValueError
         store = archive.model_copy(update={"bucket": bucket}).store()
-    except ValueError:  # neither repeated nor kept as the cause: before an @ may stand a password
+    except ValueError:  # neither repeated nor kept as the cause: it may contain a password
         raise CalendarError("The calendar must be s3://bucket/object, such as s3://plans/march.csv.") from None
     try:
         _kind(where)

@@ -1,4 +1,4 @@
-"""The contact sheet of a batch in the Prefect UI: a picture, what became of each row, and what to do."""
+"""The contact sheet of a batch in the Prefect UI: for each row a picture, its outcome, and what to do."""
 
 import asyncio
 import base64
@@ -14,13 +14,13 @@ from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
 
 MOST_ROWS: Final = 200
-"""What a browser shows without a pause. The table next to the sheet has all rows."""
+"""As many as a browser shows without a delay. The table next to the sheet has all rows."""
 MOST_PICTURES: Final = 60
 PICTURE_PIXELS: Final = 112
-"""Longest side. Some 2 to 4 KB each, so sixty are a quarter of a megabyte in Prefect's database."""
+"""Longest side. Each picture has 2 to 4 KB, so sixty take a quarter of a megabyte in Prefect's database."""
 PROMPT_CHARACTERS: Final = 120
 LINE_CHARACTERS: Final = 30
-"""Two columns of this and a picture fit beside the classic UI's margins in a window of 1280 pixels."""
+"""Two columns of this width and a picture fit between the classic UI's margins in a window of 1280 pixels."""
 
 
 async def publish(summary: BatchSummary, store: ObjectStore) -> None:
@@ -30,10 +30,10 @@ async def publish(summary: BatchSummary, store: ObjectStore) -> None:
 
 
 async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool = False) -> None:
-    """Creates the artifact, with the posters that the archive has.
+    """Creates the artifact, with the posters that are in the archive.
 
     Args:
-        store: where its posters are.
+        store: contains the posters.
         asks: whether the run waits for an answer about these rows.
     """
     pictures = {} if summary.dry_run else await _pictures(summary.urgent_first[:MOST_ROWS], store)
@@ -45,10 +45,10 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
 
 
 def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = False) -> str:
-    """The sheet's text. Pure. What came from outside cannot become markup.
+    """The sheet's text. Pure. External text cannot become markup.
 
     Args:
-        pictures: of each key, a small JPEG.
+        pictures: a small JPEG for each key.
         asks: whether the run waits for an answer about these rows.
     """
     rows = summary.urgent_first
@@ -78,7 +78,7 @@ def _title(summary: BatchSummary, otherwise: str, *, asks: bool) -> str:
 
 
 def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
-    name = row.key or f"line {row.line}"  # a key has nothing that is markup; the UI shows backslashes in a link's text
+    name = row.key or f"line {row.line}"  # a key contains no markup, and the UI shows backslashes in link texts
     prompt = row.prompt if len(row.prompt) <= PROMPT_CHARACTERS else f"{row.prompt[:PROMPT_CHARACTERS]}…"
     state = row.state if row.price is None else f"{row.state}, {row.price}"
     cells = [
@@ -97,7 +97,7 @@ def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    """The text in short lines: the UI does not wrap a table's cells, and what is wider than the page is off screen."""
+    """The text in short lines: the UI does not wrap table cells, and cuts off what is wider than the page."""
     return [plain(line) for line in wrap(text, LINE_CHARACTERS)]
 
 
@@ -107,7 +107,7 @@ async def _pictures(rows: list[BatchRow], store: ObjectStore) -> dict[str, bytes
             return None
         try:
             found = await store.get(row.poster_name)
-        except SoraError as error:  # a picture must not fail what is archived
+        except SoraError as error:  # a missing picture must not fail the run
             run_logger().warning("The poster of %s was not read (%s).", row.key, type(error).__name__)
             return None
         return await asyncio.to_thread(thumbnail, found.data, PICTURE_PIXELS) if found else None

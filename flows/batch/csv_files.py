@@ -1,4 +1,4 @@
-"""Calendars as text with delimiters: CSV, and what spreadsheets call tab-delimited or Unicode text."""
+"""Calendars as delimited text: CSV, and what spreadsheets call tab-delimited or Unicode text."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ from flows.batch.tables import CalendarError, TableRow, field_name, line_after, 
 
 DELIMITERS: Final = ",;\t"
 _SEP: Final = re.compile(r'[\r\n]*"?sep=([^\w\s"]|\t)"?[,;\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
-"""The line that tells Excel the delimiter. Others write it too, and some put it in quotes."""
+"""The line that tells Excel the delimiter. Other programs write it too, some in quotes."""
 
 
 def csv_rows(text: str, name: str) -> Iterator[TableRow]:
     """The rows that are not blank, each with the line where it begins.
 
     Raises:
-        CalendarError: while it is read: after a stray quote it is unknown where the next row begins.
+        CalendarError: during iteration, since after a stray quote it is unknown where the next row begins.
     """
     named = _SEP.match(text)
     if named:
@@ -53,7 +53,7 @@ def _cells(text: str, delimiter: str, name: str, lines_before: int = 0) -> Itera
 
 
 def _broken_cell(text: str, delimiter: str, line: int, lines_before: int) -> str:
-    """Which cell of the row that begins in this line stopped the reader: it ran to the end, so this looks back."""
+    """Which cell of the row that begins in this line stopped the reader, which has run on to the end of the text."""
     row = "".join(islice(io.StringIO(text, newline=""), line - 1, None))
     mark = re.escape(delimiter)
     whole_cell = re.compile(rf'(?:"(?:[^"]++|"")*+"|[^"{mark}\r\n][^{mark}\r\n]*+|){mark}')

@@ -14,7 +14,7 @@ from flows.batch.tables import bounded, refusal
 MAX_LINE_CHARACTERS: Final = 250_000
 """One line of JSON: the longest prompt with every character escaped twice (120,000), and many URLs."""
 MAX_REPORTED: Final = 10
-"""How many ignored fields are named."""
+"""How many ignored fields are listed."""
 
 
 def json_rows(
@@ -33,7 +33,7 @@ def json_rows(
     whole = text.strip()
     if whole.startswith("[") and whole.endswith("]"):
         raise refusal(name, "is one JSON array. Put one object on each line, without brackets and commas around them.")
-    # Not splitlines(): JSON may hold U+2028 and the like as they are.
+    # Not splitlines(): JSON may contain unescaped U+2028 and similar characters.
     lines = ((number, line) for number, line in enumerate(io.StringIO(text, newline=""), 1) if line.strip())
     ignored: set[str] = set()
     rows = [_row(number, line, ignore_columns, ignored, find_image) for number, line in bounded(lines, name)]
@@ -60,16 +60,16 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], find_i
 
 
 def _parsed(line: str) -> tuple[dict[str, Any], list[str]]:
-    """The object in a line, and its fields that appear more than once.
+    """The object in a line, and the fields that appear more than once in it.
 
     Raises:
-        CellError: there is none.
+        CellError: the line has no valid object.
     """
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated[:] = [field for field, count in Counter(field for field, _ in pairs).items() if count > 1]
-        return dict(pairs)  # the outermost object is the last to come
+        return dict(pairs)  # the outermost object comes last
 
     if len(line) > MAX_LINE_CHARACTERS:
         raise CellError(f"is longer than {MAX_LINE_CHARACTERS:,} characters")

@@ -1,4 +1,4 @@
-"""Says what to do about parameters that are too large for Prefect, before Prefect rejects and prints all of them."""
+"""Reports parameters that are too large, with advice, before Prefect rejects and prints all of them."""
 
 import json
 from collections.abc import Callable
@@ -20,14 +20,14 @@ class TooManyRequestsError(PipelineError):
 class LimitedFlow(Flow[P, R]):
     """A flow that measures its parameters before a run is created.
 
-    Prefect accepts 512 KiB. It answers more with a 422 that does not mention calendars, and its client then prints the
-    whole list. This covers calls from Python; over HTTP and in the UI, Prefect's server answers.
+    Prefect accepts 512 KiB. It rejects more with a 422 that does not mention calendars, and its client then prints the
+    whole list. This check covers calls from Python only, not over HTTP or in the UI.
     """
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         serialized = super().serialize_parameters(parameters)
         most = get_current_settings().server.api.max_parameter_size
-        size = len(json.dumps(serialized, separators=(",", ":")))  # as Prefect's server counts, with ASCII alone
+        size = len(json.dumps(serialized, separators=(",", ":")))  # as Prefect's server counts: as ASCII
         if 0 < most < size:
             raise TooManyRequestsError(
                 f"The parameters of {self.name} are {size:,} bytes; Prefect accepts {most:,}. Nothing was submitted. "

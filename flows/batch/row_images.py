@@ -1,4 +1,4 @@
-"""Images that a calendar names by a path relative to itself: `photos/kite.jpg`."""
+"""Images that a calendar gives by a path relative to itself: `photos/kite.jpg`."""
 
 import asyncio
 import posixpath
@@ -18,7 +18,7 @@ _PATH: Final = re.compile(r"(?!\w+:|//|www\.).+\.(?:jpe?g|png|webp)", re.IGNOREC
 UPLOADS_AT_ONCE: Final = 8
 
 FindImage = Callable[[str], str]
-"""Returns the `s3://` URL of an image that a calendar names by a path, or raises an ImageRefusedError."""
+"""Returns the `s3://` URL of an image that a calendar gives by a path, or raises an ImageRefusedError."""
 
 
 def beside_object(bucket: str, calendar: str) -> FindImage:
@@ -45,11 +45,11 @@ class LocalImages:
     def __init__(self, calendar: Path, bucket: str, *, fit: bool) -> None:
         self._folder, self._bucket, self._fit = calendar.parent, bucket, fit
         self._found: dict[str, str] = {}
-        """The object name for each path. The images themselves would fill the memory."""
+        """The object name for each path. The images themselves would take too much memory."""
         self.sideways: list[str] = []
 
     def find(self, path: str) -> str:
-        """Reads an image, and returns where it will be; see `FindImage`."""
+        """Reads an image, and returns the URL that it will have; see `FindImage`."""
         if path not in self._found:
             image = self._read(path)
             self._found[path] = image.object_name
@@ -58,7 +58,7 @@ class LocalImages:
         return f"s3://{self._bucket}/{self._found[path]}"
 
     async def upload(self, store: ObjectStore) -> None:
-        """Uploads what is missing."""
+        """Uploads the images that are not in the bucket yet."""
         gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
         async def one(path: str, name: str) -> None:
@@ -76,13 +76,13 @@ def replaced(fields: dict[str, Any], find: FindImage | None) -> tuple[dict[str, 
     """A row's fields, with images given by a path replaced by `s3://` ones, and what is wrong with them.
 
     Args:
-        find: None: it is unknown what a path is relative to, so it stays, to be rejected.
+        find: None: it is unknown what paths are relative to, so they stay as they are, to be rejected.
     """
     value = fields.get("image_urls")
     try:
         images = addresses(value) if isinstance(value, str) else value
     except CellError:
-        return fields, []  # said when the row is checked
+        return fields, []  # reported when the row is checked
     if find is None or not isinstance(images, list) or not any(map(_is_path, images)):
         return fields, []
     problems: list[RowProblem] = []

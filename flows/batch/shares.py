@@ -1,4 +1,4 @@
-"""How a batch is divided among several flow runs, its shards, so that its limits hold for all of them together."""
+"""Divides a batch among several flow runs, its shards, so that its limits apply to all of them together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Share(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A row with what was paid for it before, and what it still costs, as far as prices are known."""
+    """A row with what was paid for it before and what it will still cost, as far as prices are known."""
 
     row: Row
     spent: Decimal
@@ -60,37 +60,37 @@ class Priced:
 def deal(
     priced: Sequence[Priced], shards: int, *, max_spend: Decimal | None, spent_before: Decimal
 ) -> tuple[list[tuple[list[Row], Decimal | None]], list[Row]]:
-    """Deals out rows in turn, so that shards are equally long and the first rows come first. Pure.
+    """Deals out rows in turn, so that all shards have about as many rows and the first rows come first. Pure.
 
-    The limits of the parts add up to at most `max_spend`, what was spent before included. So no shard has to consult
-    another, and a restarted one cannot pay too much.
+    The limits of the parts, including what was spent before, add up to at most `max_spend`. So shards need not
+    coordinate, and a restarted one cannot pay too much.
 
     Args:
         priced: the rows that are due, in the calendar's order.
         shards: how many parts; at least one.
         max_spend: the most that all runs of the batch may pay; None: no limit.
-        spent_before: what they paid already, also for rows that are not due.
+        spent_before: what earlier runs paid, including for rows that are not due.
 
     Returns:
-        The parts, each with the most that may be paid for its rows, and the rows that there is no money left for.
+        The parts, each with the most that may be paid for its rows, and the rows that exceed the budget.
     """
-    affordable, left, total = list(priced), list[Row](), spent_before
+    affordable, unaffordable, total = list(priced), list[Row](), spent_before
     if max_spend is not None:
         affordable = []
         for item in priced:
-            if not item.cost or (not left and total + item.cost <= max_spend):
+            if not item.cost or (not unaffordable and total + item.cost <= max_spend):
                 total += item.cost
                 affordable.append(item)
-            else:  # as in one run: once it is spent, nothing more is paid, cheaper or not
-                left.append(item.row)
+            else:  # as in a single run: after the first row that exceeds the limit, cheaper ones are not paid either
+                unaffordable.append(item.row)
     parts: list[tuple[list[Row], Decimal | None]] = []
-    # What is over may be needed where a video is paid for twice, such as after a verdict that is tried again.
-    over = Decimal(0) if max_spend is None else max(max_spend - total, Decimal(0)) / shards
+    # Each part gets a share of the surplus, for videos that are paid for twice, such as resubmitted failed ones.
+    surplus = Decimal(0) if max_spend is None else max(max_spend - total, Decimal(0)) / shards
     for first in range(shards):
         mine = affordable[first::shards]
         limit = None
         if max_spend is not None:
             needed = sum((item.spent + item.cost for item in mine), Decimal(0))
-            limit = needed if left else needed + over.quantize(Decimal("0.000001"), ROUND_DOWN)
+            limit = needed if unaffordable else needed + surplus.quantize(Decimal("0.000001"), ROUND_DOWN)
         parts.append(([item.row for item in mine], limit))
-    return parts, left
+    return parts, unaffordable

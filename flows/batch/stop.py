@@ -1,4 +1,4 @@
-"""What keeps a batch from submitting: for all rows, or for those whose models APIXO does not offer."""
+"""Stops a batch's submissions: for all rows, or for those whose models APIXO does not offer."""
 
 from collections.abc import KeysView
 from typing import Final
@@ -12,11 +12,11 @@ from flows.signals.events import emit_blocked
 from flows.signals.progress import run_logger
 
 NOT_ARCHIVED_IN_A_ROW: Final = 3
-"""After so many finished videos in a row that could not be archived, no further ones are paid for."""
+"""After this many finished videos in a row that could not be archived, no further ones are paid for."""
 
 
 class Stop:
-    """Keeps a batch from submitting what would be rejected, would end without a clear answer, or could not be archived.
+    """Keeps a batch from submitting what would be rejected, get no clear answer, or could not be archived.
 
     Attributes:
         brake: holds submissions while the provider's answers are unclear.
@@ -31,21 +31,21 @@ class Stop:
         self._gone: dict[str, Problem] = {}
         """The rejection for each model that APIXO does not offer."""
         self._published: set[tuple[str, ...]] = set()
-        """The models of rows that have no other ones, once that was published."""
+        """Combinations of models for which it was published that APIXO offers none of them."""
         self._not_archived = 0
 
     @property
     def reason(self) -> str | None:
-        """Why nothing more is submitted, whatever the request; None: it is."""
+        """Why nothing more is submitted, whatever the request; None: submissions continue."""
         return self._reason or self.brake.closed
 
     @property
     def gone(self) -> KeysView[str]:
-        """The models that APIXO does not offer. It may grow meanwhile."""
+        """The models that APIXO does not offer. A live view: it may grow."""
         return self._gone.keys()
 
     def check(self, key: str, models: tuple[str, ...]) -> None:
-        """Whether a row with these models may be submitted.
+        """Checks whether a row with these models may be submitted.
 
         Raises:
             BudgetError: it may not.
@@ -57,7 +57,7 @@ class Stop:
             raise BudgetError(f"{key} was not submitted: {why}.", key=key)
 
     def rejected(self, attempt: Attempt, models: tuple[str, ...]) -> None:
-        """Notes what a rejected attempt of a row with these models means for the rows that follow."""
+        """Records what a rejected attempt of a row with these models means for later rows."""
         refusal = attempt.problem
         if attempt.state is not State.REJECTED or refusal is None:
             return
@@ -70,17 +70,17 @@ class Stop:
             self.account_rejected(refusal)
 
     def account_rejected(self, refusal: Problem) -> None:
-        """Submits nothing more: the account or the key is rejected, whatever the request."""
+        """Stops submitting: APIXO rejects the account or the key, whatever the request."""
         if self._reason is None:
             self._reason = f"the rest of the batch would be rejected as well ({refusal.message})"
             self._block(refusal)
 
     def archived(self) -> None:
-        """Notes that a video was archived."""
+        """Records that a video was archived."""
         self._not_archived = 0
 
     def not_archived(self, problem: str) -> None:
-        """Notes that APIXO has finished a video, and it could not be archived. Submits nothing more if that goes on."""
+        """Records that a finished video could not be archived. Stops submitting after `NOT_ARCHIVED_IN_A_ROW`."""
         self._not_archived += 1
         if self._not_archived < NOT_ARCHIVED_IN_A_ROW or self.reason is not None:
             return
@@ -95,14 +95,14 @@ class Stop:
         )
 
     def follow(self, why: str) -> None:
-        """Submits nothing more, because another shard hit a problem that affects all."""
+        """Stops submitting, because another shard hit a problem that affects all."""
         if self.reason is None:
             run_logger().error("This run submits no more videos, like another shard: %s.", why)
             self._reason = why
             self.blocked = self.blocked or f"{why}."
 
     async def aclose(self) -> None:
-        """Ends the free calls, once all rows have ended."""
+        """Stops the brake's free calls. Called when all rows have ended."""
         await self.brake.aclose()
         if self.brake.closed is not None and self.blocked is None:
             self._block(Problem(kind="ProviderOutage", message=f"{self.brake.closed}."))

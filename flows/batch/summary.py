@@ -1,4 +1,4 @@
-"""What became of a batch, row by row: the flow's result, its table in the Prefect UI, its error."""
+"""The outcome of a batch, row by row: the flow's result, its table in the Prefect UI, its error."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ RowState = Literal[
     "bad row", "not due", "not submitted", "ready",
 ]  # fmt: skip
 SHOWN: Final = 20
-"""How many problems an error's message names; the table has all."""
+"""How many problems an error's message lists; the table has all."""
 
 
 class BatchRow(BaseModel):
@@ -52,7 +52,7 @@ class BatchRow(BaseModel):
 
     @property
     def explanation(self) -> str:
-        """What to do about it, or else its note; next to its key."""
+        """What to do about the row, or else its note. Without the key, which is shown next to it."""
         return (self.problem or self.note).removeprefix(f"{self.key}: ")
 
 
@@ -81,16 +81,16 @@ class BatchSummary(BaseModel):
 
     @property
     def failed(self) -> list[BatchRow]:
-        """The rows with which something is wrong."""
+        """The rows with a problem."""
         return [row for row in self.rows if not row.ok]
 
     @property
     def urgent_first(self) -> list[BatchRow]:
-        """The rows in the order in which people read them: those that need attention first."""
+        """The rows in the order in which they are shown: those that need attention first."""
         return sorted(self.rows, key=lambda row: (row.ok, row.line))
 
     def sentence(self) -> str:
-        """All of it in one sentence."""
+        """The summary in one sentence."""
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
         price = "" if self.price is None else f", {'would pay' if self.dry_run else 'paid'} {self.price}"
         return f"{counted(len(self.rows), 'row')}: {counts}; {self.seconds_of_video} s of video{price}."
@@ -100,7 +100,7 @@ class BatchError(PipelineError):
     """Base of both errors of a batch.
 
     Attributes:
-        summary: every row and what became of it.
+        summary: every row and its outcome.
     """
 
     def __init__(self, message: str, *, summary: BatchSummary) -> None:
@@ -148,7 +148,7 @@ def bad_row(row: BadRow) -> BatchRow:
 
 
 def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
-    """Every bad row with its line; of many, the first ones. Pure."""
+    """Lists every bad row with its line; if there are many, only the first. Pure."""
     invalid = f"{counted(len(rows), 'row')} {'is' if len(rows) == 1 else 'are'} invalid"
     return BadRowsError(
         f"Batch {summary.key} was not started: {invalid}. Nothing was submitted. Fix the file, or run it with "
@@ -159,7 +159,7 @@ def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsErro
 
 
 def batch_error(summary: BatchSummary) -> BatchFailedError:
-    """What is wrong with which row; of many, the first ones. Pure."""
+    """Lists what is wrong with each failed row; if there are many, only the first. Pure."""
     failed = summary.failed
     again = (
         ""
@@ -182,7 +182,7 @@ def _listed(problems: Sequence[str]) -> str:
 def link_of(generation: Generation, archive: VideoArchive) -> str | None:
     """Where to watch an archived video: in the gallery, in the store, or else its artifact in the UI.
 
-    It becomes part of the flow's result, so it holds no token: the gallery asks for a login.
+    It becomes part of the flow's result, so it contains no token: the gallery requires a login.
     """
     if generation.video is None:
         return None
@@ -196,8 +196,8 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
 def table(summary: BatchSummary) -> list[dict[str, int | str]]:
     """The rows as the Prefect UI shows them: those that need attention first. Pure.
 
-    The text comes last: the UI does not wrap it, and whatever followed it would be off the screen.
-    Seconds and prices add up in the sentence above it; `sora show KEY` has the task and the objects.
+    The text comes last: the UI does not wrap it, so columns after it would be off the screen.
+    The sentence above the table has the total seconds and price; `sora show KEY` has the task and the objects.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""A calendar as a table, whatever it was saved as: its header, and its rows as texts."""
+"""A calendar as a table, whatever its file type: its header, and its rows as text."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,13 +13,13 @@ from flows.record.pipeline_errors import PipelineError
 T = TypeVar("T")
 
 MAX_ROWS: Final = 5_000
-"""A batch is one flow run: 1,000 generations of five tasks were measured to take 140 MB in the process that runs it."""
+"""A batch is one flow run. Measured: 1,000 generations of five tasks each take 140 MB in its process."""
 MAX_COLUMNS: Final = 100
 """Far more than needed. A line of junk can have millions of cells."""
 MAX_REPORTED: Final = 10
-"""How many problems of a header an error lists."""
+"""How many problems of a header an error reports."""
 MAX_NAME_CHARACTERS: Final = 200
-"""How much of a file's name an error repeats; the end of it."""
+"""How much of the end of a file's name an error repeats."""
 
 
 class CalendarError(PipelineError):
@@ -55,7 +55,7 @@ def read_table(
 
     Args:
         rows: the rows that are not blank; the first is the header.
-        ignore_columns: whether unknown columns are left out; those that begin with # always are.
+        ignore_columns: whether unknown columns are ignored; those that begin with # always are.
 
     Raises:
         CalendarError: the header is invalid, a column without a name has a value, or there are too many rows.
@@ -76,7 +76,7 @@ def read_table(
 
 
 def bounded(rows: Iterable[T], name: str) -> list[T]:
-    """All rows, unless there are none or too many. The rest are counted without being kept."""
+    """All rows, unless there are none or too many. Rows over the limit are only counted."""
     iterator = iter(rows)
     kept = list(islice(iterator, MAX_ROWS))
     count = len(kept) + sum(1 for _ in iterator)
@@ -134,7 +134,7 @@ def _fields(row: TableRow, name: str, *, ignore_columns: bool, report: Callable[
 
 def _row(row: TableRow, columns: Sequence[str | None], find_image: FindImage | None) -> Row | BadRow:
     cells = _trimmed(row.cells, len(columns))
-    if len(cells) > len(columns):  # it is unknown which cell is whose, so no other problem is reported
+    if len(cells) > len(columns):  # it is unknown which cell belongs to which column, so no other problem is reported
         count = len(cells) if len(cells) <= MAX_COLUMNS else f"more than {MAX_COLUMNS}"
         return BadRow.whole(
             row.line,
@@ -151,7 +151,7 @@ def _row(row: TableRow, columns: Sequence[str | None], find_image: FindImage | N
 
 
 def _trimmed(cells: Sequence[str | Flaw], at_least: int) -> Sequence[str | Flaw]:
-    """The cells without blank ones at the end, of which spreadsheets write many, but at least this many."""
+    """At least this many cells, without further blank ones at the end, of which spreadsheets write many."""
     end = len(cells)
     while end > at_least and is_blank(cells[end - 1]):
         end -= 1

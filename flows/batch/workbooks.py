@@ -1,4 +1,4 @@
-"""Calendars as Excel workbooks (.xlsx): a sheet as the text that it would have as CSV.
+"""Calendars as Excel workbooks (.xlsx): reads a sheet as the text that it would have as CSV.
 
 So a workbook and the CSV saved from it are the same videos. A cell that displays something other than what it
 contains is rejected with advice: a formula without a result, a merged or hidden cell, a number in a custom format.
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
 MAX_UNPACKED_BYTES: Final = 100_000_000
-"""All texts of a calendar with MAX_ROWS of the longest prompt. A small file can be made to unpack to terabytes."""
+"""Enough for MAX_ROWS rows with the longest prompt. A small malicious file can unpack to terabytes."""
 MAX_CELLS: Final = 500_000
-"""MAX_ROWS of MAX_COLUMNS. openpyxl takes a kilobyte and 20 microseconds for each."""
+"""MAX_ROWS times MAX_COLUMNS. openpyxl needs a kilobyte and 20 microseconds for each cell."""
 MAX_MERGED_CELLS: Final = 100_000
-"""openpyxl makes an object of each, and one merged area can have 17 billion."""
+"""openpyxl makes an object for each, and one merged area can have 17 billion cells."""
 MAX_PLAIN_DIGITS: Final = 15
-"""Excel keeps no more digits of a number."""
+"""Excel stores no more digits of a number."""
 OLD_EXCEL_OR_ENCRYPTED: Final = b"\xd0\xcf\x11\xe0"
 PLAIN_FORMATS: Final = frozenset({"General", "0", "@"})
-"""Number formats that show a whole number as it is."""
+"""Number formats that display a whole number unchanged."""
 _ESCAPED: Final = re.compile(r"_x((?!D[89A-F])[0-9A-F]{4})_", re.IGNORECASE)
 TEXT_FIELDS: Final = frozenset({"id", "prompt"})
-"""What a number or a day means there depends on how it is displayed."""
+"""In these fields, the meaning of a number or date depends on how it is displayed."""
 
 
 def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable[[str], None]) -> Iterator[TableRow]:
@@ -56,7 +56,7 @@ def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable
 
 
 def _inspect(data: bytes, name: str) -> bool:
-    """Whether there are formulas in it. Rejects what openpyxl would need too much time or memory for."""
+    """Whether the workbook has formulas. Rejects a file that would take openpyxl too much time or memory."""
     if data.startswith(OLD_EXCEL_OR_ENCRYPTED):
         raise refusal(name, "is password-protected, or an old .xls file. Save it as .xlsx without a password.")
     cells, merged, formulas = 0, 0, False
@@ -93,7 +93,7 @@ def _open(data: bytes, name: str, *, data_only: bool) -> "Workbook":
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parts that hold no texts, such as validations
+            warnings.simplefilter("ignore")  # about parts without text, such as validations
             return load_workbook(io.BytesIO(data), data_only=data_only)
     except Exception as error:  # openpyxl raises whatever its parsers raise
         raise refusal(
@@ -122,7 +122,7 @@ def _sheet(workbook: "Workbook", name: str, sheet: str | None, report: Callable[
 
 
 def _sparse(sheet: "Worksheet") -> Iterator[tuple[tuple[int, int], Any]]:
-    """The cells that the file has. iter_rows() would make all up to the last one: 17 billion for one in the corner."""
+    """The cells that are in the file. iter_rows() would also make the gaps: 17 billion for one in the far corner."""
     return iter(sorted(sheet._cells.items()))  # noqa: SLF001
 
 
@@ -137,7 +137,7 @@ def _rows(sheet: "Worksheet", formulas: set[tuple[int, int]], report: Callable[[
     for row, group in groupby(_sparse(sheet), key=lambda item: item[0][0]):
         cells: list[str | Flaw] = []
         for (_, column), cell in group:
-            # A row that is wider than a header may be is rejected, however wide it is.
+            # Filled only up to MAX_COLUMNS + 1: a row that is wider than any header is rejected anyway.
             gap_ends = column - 1 if fields is None else min(column - 1, MAX_COLUMNS + 1)
             cells.extend([""] * (gap_ends - len(cells)))
             field = fields[column - 1] if fields is not None and column <= len(fields) else ""
@@ -193,7 +193,7 @@ def _plain(value: Any, field: str, number_format: str) -> str:
         case datetime() | date() | time() | timedelta():
             return _day_or_time(value, field)
         case _:
-            # Excel's own escapes of control characters, and of the escape itself, which openpyxl leaves as they are.
+            # Excel escapes control characters, such as _x000D_, and the escape itself. openpyxl leaves them escaped.
             return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), str(value))
 
 

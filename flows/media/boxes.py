@@ -1,4 +1,4 @@
-"""The boxes of an MP4: whether the file is all there, and whether it says how it was made. Only heads are read."""
+"""Reads the boxes of an MP4: is the file complete, and does it say how it was made? Only box headers are read."""
 
 import re
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Final
 
 C2PA_UUID: Final = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-"""C2PA 2.1, A.5: the `uuid` box with this type holds the manifest that says how a video was made."""
+"""C2PA 2.1, A.5: the `uuid` box of this type contains the manifest that says how a video was made."""
 
-# The index, the pictures and sound, and a fragment's index. Other kinds of boxes after them do no harm.
+# The index, the pictures and sound, and a fragment's index. Other boxes after them may be cut.
 _VITAL: Final = frozenset({b"moov", b"mdat", b"moof"})
 _MAX_BOXES: Final = 10_000
 
-# The head of Matroska names its `DocType`: EBML's id for it, the length, the name.
+# Matroska's header contains its `DocType`: the EBML id, the length, the name.
 _WEBM: Final = re.compile(rb"\x1a\x45\xdf\xa3.{0,80}\x42\x82(?:\x84|.{0,7}\x04)webm", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """What the top-level boxes of a file say. An MP4 is a sequence of boxes, each beginning with its length.
+    """What the top-level boxes of a file show. An MP4 is a sequence of boxes, each beginning with its length.
 
     Attributes:
-        brand: The file's main brand, like ``isom``, ``qt`` with two spaces, or ``webm`` for a Matroska.
-        has_index: It is an MP4 with a single, whole index that lists every piece; a fragmented one has several.
-        least_bytes: The least size of a file with these vital boxes.
+        brand: The file's main brand: ``isom``, ``qt`` with two spaces, …; ``webm`` for a WebM Matroska file.
+        has_index: Whether it is an MP4 with a single, complete index of every packet. A fragmented one has several.
+        least_bytes: The minimum size of a file with these vital boxes.
         has_c2pa: Whether it has a C2PA manifest.
     """
 
@@ -34,7 +34,7 @@ class Boxes:
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Reads the head of each top-level box, a few hundred bytes in all. Blocks. Other kinds of files have no boxes."""
+    """Reads the header of each top-level box, a few hundred bytes in all. Blocks. Other files have no boxes."""
     kinds: set[bytes] = set()
     least_bytes, has_c2pa, has_whole_index, brand = 0, False, False, b""
     size_bytes = path.stat().st_size
@@ -57,7 +57,7 @@ def read_boxes(path: Path) -> Boxes:
             has_c2pa |= kind == b"jumb" or (kind == b"uuid" and body.startswith(C2PA_UUID))
             if length == 0:
                 has_whole_index |= kind == b"moov"
-                break  # up to the end of the file
+                break  # the box extends to the end of the file
             has_whole_index |= kind == b"moov" and at + length <= size_bytes
             if kind in _VITAL:
                 least_bytes = max(least_bytes, at + length)

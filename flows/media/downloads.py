@@ -1,7 +1,7 @@
-"""Downloads one file from an external host to the local disk: whole or not at all, resumed where it was cut.
+"""Downloads one file from an external host to the local disk: complete or not at all. A cut download is resumed.
 
-Bytes go to ``<name>.part`` and only a complete file gets its name, so whoever sees the file sees all of it. Next to a
-cut ``.part`` is ``<name>.part.json`` with the strong ETag that lets the next call request only the rest.
+Bytes go to ``<name>.part``, and only a complete file gets its final name. Next to an incomplete ``.part`` is
+``<name>.part.json`` with the strong ETag, so that the next call can request only the rest.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ Report = Callable[[int], None]
 """``report(received_bytes)`` after each piece."""
 
 DEFAULT_TOTAL_SECONDS = 900.0
-"""For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a trickling host must be cut off sometime."""
+"""For the whole download: a 12 s video of some 20 MB needs 23 kB/s. A host that only trickles must be cut off."""
 
-_BUFFER_BYTES = 256 * 1024  # one thread hop for this many, instead of one for each network read
+_BUFFER_BYTES = 256 * 1024  # one switch to a thread per this many, not per network read
 _EXPIRED_STATUSES = frozenset({404, 410})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
@@ -50,22 +50,23 @@ async def download(
     total_seconds: float = DEFAULT_TOTAL_SECONDS,
     report: Report | None = None,
 ) -> None:
-    """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
+    """Streams a URL to a file, resuming an earlier incomplete download. Memory stays below 1 MB.
 
-    The bytes are stored as they come, whatever the host labels them; see `flows.media.wrappings`.
+    The bytes are stored as they arrive, whatever content type or encoding the host declares: see
+    `flows.media.wrappings`.
 
     Args:
         client: From `flows.media.guarded_client.guarded_client`.
-        path: Where it goes; its folder is created, and an existing file replaced. The folder belongs to the caller
-            alone (see `flows.media.work_directory`): two calls at once would mix their bytes.
+        path: The file to write; its folder is created, and an existing file is replaced. Only one caller may use the
+            folder at a time (see `flows.media.work_directory`): two calls at once would mix their bytes.
         max_bytes: Larger files are rejected; bytes are counted as they arrive.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be fetched.
         ResultExpiredError: the host answers 403, 404 or 410.
         DownloadError: the file was cut, took too long, is too large, or could not be written. What arrived is kept for
-            the next call, if the host gave a strong ETag.
-        DamagedVideoError: the host gave an empty file.
+            the next call, if the host sent a strong ETag.
+        DamagedVideoError: the host sent an empty file.
     """
     shown = display_url(url)
     part = _Part(path, url)
@@ -75,7 +76,7 @@ async def download(
             try:
                 await _receive(client, url, part, max_bytes, report)
             except ForbiddenByHostError:
-                # Some hosts admit only what calls itself a browser, as search engines do, next to their own name.
+                # Some hosts accept only clients that identify as a browser, as search engines also do.
                 headers = {"User-Agent": compatible_user_agent()}
                 await _receive(client, url, part, max_bytes, report, headers)
             await asyncio.to_thread(part.finish)
@@ -99,7 +100,7 @@ async def _receive(
     report: Report | None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Fills the part. Resumes at most once: after an answer that does not fit, it starts over."""
+    """Fills the part. Tries to resume only once: after an answer that does not fit, it starts over."""
     if part.size:
         async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
@@ -152,40 +153,40 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
 
 
 class _Part:
-    """The unfinished file and its note. Its methods block: they belong in a thread, except for the small last ones."""
+    """The incomplete file, and the metadata for resuming it. Methods that use the disk block: most run in a thread."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._path = path
         self._part = part_of(path)
-        self._note = path.with_suffix(f"{path.suffix}.part.json")
-        # A result polled again comes with another signature, so the query does not count.
+        self._metadata_path = path.with_suffix(f"{path.suffix}.part.json")
+        # After polling again, the URL has another signature. So the query is ignored.
         self._source = hashlib.sha256(display_url(url).encode()).hexdigest()
         self._fd = -1
         self._etag = self._encoding = ""
         self._total: int | None = None
-        # A cancelled caller closes the file while its last call may still run, or even begin, in a thread. By then the
-        # number of the closed file may be another file's, so whoever uses it holds the lock.
+        # A cancelled caller closes the file while its last call may still run, or even begin, in a thread. By then, the
+        # closed file's descriptor may belong to another file. So every use holds the lock.
         self._lock = threading.Lock()
         self._closed = False
         self.size = 0
 
     def open(self) -> None:
-        """Opens the part for this call, with what can be resumed of it."""
+        """Opens the part for this call, and keeps what can be resumed."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             if self._closed:
                 return
             fd = self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._read_note(os.fstat(fd).st_size)
+            self._read_metadata(os.fstat(fd).st_size)
 
-    def _read_note(self, size: int) -> None:
+    def _read_metadata(self, size: int) -> None:
         try:
-            note = json.loads(self._note.read_bytes())
-            if note["source"] == self._source and size < note["total"]:
-                self._etag, self._total, self.size = str(note["etag"]), int(note["total"]), size
-                self._encoding = str(note["encoding"])
+            metadata = json.loads(self._metadata_path.read_bytes())
+            if metadata["source"] == self._source and size < metadata["total"]:
+                self._etag, self._total, self.size = str(metadata["etag"]), int(metadata["total"]), size
+                self._encoding = str(metadata["encoding"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.size = 0  # no note, or half of one: start over
+            self.size = 0  # no metadata, or only half of it: start over
 
     def resume_headers(self) -> dict[str, str]:
         return {"Range": f"bytes={self.size}-", "If-Range": self._etag}
@@ -204,8 +205,8 @@ class _Part:
         )
 
     def restart(self, response: httpx.Response) -> None:
-        """Empties the part, and notes how the answer that now fills it can be continued."""
-        self._note.unlink(missing_ok=True)  # first: a note must never vouch for bytes of another answer
+        """Empties the part, and stores how the answer that will fill it can be resumed."""
+        self._metadata_path.unlink(missing_ok=True)  # first: it must never describe bytes of another answer
         with self._lock:
             if os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, 0)
@@ -214,8 +215,8 @@ class _Part:
         total = _total_bytes(response)
         if etag.startswith('"') and etag.isprintable() and total is not None:
             encoding = response.headers.get("content-encoding", "")
-            note = {"source": self._source, "etag": etag, "total": total, "encoding": encoding}
-            self._note.write_text(json.dumps(note))
+            metadata = {"source": self._source, "etag": etag, "total": total, "encoding": encoding}
+            self._metadata_path.write_text(json.dumps(metadata))
 
     def write(self, data: bytes) -> None:
         with self._lock:
@@ -226,11 +227,11 @@ class _Part:
                 rest = rest[written:]
 
     def finish(self) -> None:
-        """Turns the part into the file, safe against a power cut."""
+        """Renames the part to the final file. Safe against a power failure."""
         with self._lock:
             os.fsync(self._fd)
             self._part.replace(self._path)
-        self._note.unlink(missing_ok=True)
+        self._metadata_path.unlink(missing_ok=True)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -238,7 +239,7 @@ class _Part:
             os.close(folder)
 
     def discard(self) -> None:
-        self._note.unlink(missing_ok=True)
+        self._metadata_path.unlink(missing_ok=True)
         self._part.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -250,18 +251,18 @@ class _Part:
 
 
 def part_of(path: Path) -> Path:
-    """Where the bytes of a file are kept until it is whole."""
+    """The path for the bytes of a file until it is complete."""
     return path.with_suffix(f"{path.suffix}.part")
 
 
 def _range(response: httpx.Response) -> re.Match[str] | None:
-    """First byte, last byte and size of the whole file, of an answer that is a part of it and says so."""
+    """First byte, last byte and size of the whole file, if the answer is a 206 with a valid Content-Range."""
     text = response.headers.get("content-range", "") if response.status_code == 206 else ""
     return _CONTENT_RANGE.fullmatch(text)
 
 
 def _starts_at_first_byte(response: httpx.Response) -> bool:
-    """Whether an answer may be the whole file, or its beginning. An unreadable range says nothing."""
+    """Whether an answer may start at the file's first byte. An unreadable range does not rule it out."""
     found = _range(response)
     return found is None or int(found[1]) == 0
 

@@ -1,8 +1,8 @@
-"""The guard for URLs that come from outside: which ones may be fetched, and a client that cannot be led elsewhere.
+"""The guard for external URLs: decides which ones may be fetched, and provides a client that fetches only those.
 
-Image and result URLs are hostile until proven otherwise: they may point at this machine, its network or a cloud's
-metadata service, by name, by an odd spelling of an address, by a DNS answer that changes between check and use, or by a
-redirect. So the client resolves a name once, checks *every* address, and connects to an address it has checked.
+Image and result URLs may be hostile. They may point at this machine, its network or a cloud's metadata service: by
+name, by an odd spelling of an address, by a DNS answer that changes between check and use, or by a redirect. So the
+client resolves a name once, checks *every* address, and connects only to an address that it has checked.
 """
 
 import asyncio
@@ -27,25 +27,25 @@ from flows.media.networks import is_address, is_allowed_address
 from flows.media.repaired_http import RepairingTransport
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none right now."""
+"""``await resolve(host, port)`` returns every address of a host as text. OSError: it has none at the moment."""
 
 MAX_URL_LENGTH = 2_000
-"""Characters that a person may give. Browsers, proxies and the provider's own fetcher agree on about this many."""
+"""Characters in a URL from a user. Browsers, proxies and the provider's own fetcher accept about this many."""
 
 MAX_SIGNED_URL_LENGTH = 8_000
-"""Characters that a host may give: a URL with a session token in it exceeds 2,000, and a paid video must not be
-lost to that. RFC 9110, 4.1: everybody should support 8,000."""
+"""Characters in a URL from a host: one with a session token may exceed 2,000, and a paid video must not be lost
+because of that. RFC 9110, 4.1: senders and recipients should support at least 8,000."""
 
 MAX_REDIRECTS = 5
-MAX_ADDRESSES_TRIED = 4  # a hostile name may have thousands of dead addresses, each a connect time-out
+MAX_ADDRESSES_TRIED = 4  # a hostile name may have thousands of dead addresses, each costing a connect time-out
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
-# Never forwarded to an external host, whoever put them into a request.
+# Never forwarded to an external host, whatever code added them to a request.
 _PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
-# Ports that speak something else (mail, SSH, IRC, …): the "bad ports" of the Fetch standard, which browsers refuse too.
+# Ports of other protocols (mail, SSH, IRC, …): the "bad ports" of the Fetch standard, which browsers block too.
 _BAD_PORTS = frozenset({
     0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
     110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
@@ -55,13 +55,13 @@ _BAD_PORTS = frozenset({
 
 
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
-    """The parsed URL, if its text alone allows fetching it. Pure: nothing is resolved.
+    """The parsed URL, if its text alone gives no reason to reject it. Pure: nothing is resolved.
 
-    Its spelling does not matter: what is checked, and then fetched, is its normal form (see `normalize_url`).
+    Its spelling does not matter: the normal form is checked, and then fetched (see `normalize_url`).
 
     Raises:
-        ForbiddenUrlError: not http or https, a user name in it, a missing or malformed host, another service's port, or
-            longer than max_length characters.
+        ForbiddenUrlError: not http or https, contains a user name, has a missing or malformed host or another service's
+            port, or is longer than max_length characters.
     """
     shown = display_url(url)
     url = normalize_url(url)
@@ -72,7 +72,7 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        # Without its cause, which quotes the malformed part: it may be a password or a signature.
+        # Not chained: the cause quotes the malformed part, which may be a password or a signature.
         raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling") from None
     if parsed.scheme not in {"http", "https"}:
         raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed")
@@ -94,16 +94,16 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
 class GuardedTransport(httpx.AsyncBaseTransport):
     """Resolves the host itself, rejects it unless every address is allowed, and connects to an address it has checked.
 
-    The Host header and the name in TLS stay those of the URL, so the certificate is checked against the name although
-    the connection goes to an address. Credentials and cookies are removed from every request.
+    The Host header and the TLS server name are still the URL's host, so the certificate is checked against the name
+    although the connection goes to an address. Credentials and cookies are removed from every request.
 
     Args:
         allow_private_hosts: See `is_allowed_address`.
         resolve: Returns the addresses of a host.
         verify: The certificates to trust; None: the usual ones.
 
-    With a proxy from the environment, the proxy resolves the host's name. It is checked here as far as this
-    machine can resolve it too; what the proxy connects to is for the proxy to guard.
+    If the environment sets a proxy, the proxy resolves the host's name. The host is still checked here if this machine
+    can resolve it too; guarding what the proxy connects to is up to the proxy.
 
     Raises:
         ForbiddenUrlError: from a request, when the URL or one of its host's addresses is not allowed.
@@ -116,10 +116,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._allow_private_hosts = allow_private_hosts
         self._resolve = resolve
         self._verify = verify or trust()
-        # It keeps no connections: it identifies one by its address, so two names on one address would share one whose
-        # certificate was checked for the other name.
+        # They keep no connections: httpx identifies one by its address, so two names with one address would share a
+        # connection whose certificate was checked for only one of them.
         self._transports: dict[str | None, RepairingTransport] = {}
-        """By their proxy; None: direct."""
+        """By proxy; None: direct."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = check_url(str(request.url), max_length=MAX_SIGNED_URL_LENGTH)
@@ -133,11 +133,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         targets, extensions = [url], request.extensions
         if proxy is None:
             addresses = await self._checked_addresses(url, host, timeout_seconds)
-            targets = [url.copy_with(host=address) for address in _of_both_kinds(addresses)[:MAX_ADDRESSES_TRIED]]
-            # Not with a proxy: httpcore would use this name for the TLS to the proxy itself.
+            targets = [url.copy_with(host=address) for address in _interleaved(addresses)[:MAX_ADDRESSES_TRIED]]
+            # Not with a proxy: httpcore would use this name for TLS with the proxy itself.
             extensions = {**extensions, "sni_hostname": host.removesuffix(".")}
         else:
-            with suppress(DownloadError):  # it is fine if only the proxy can resolve names
+            with suppress(DownloadError):  # a network where only the proxy can resolve names is fine
                 await self._checked_addresses(url, host, timeout_seconds)
         if proxy not in self._transports:
             self._transports[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
@@ -147,7 +147,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 request.method, target, headers=headers, stream=request.stream, extensions=extensions
             )
             try:
-                return await _with_plain_location(await self._transports[proxy].handle_async_request(outbound), url)
+                return await _with_normal_location(await self._transports[proxy].handle_async_request(outbound), url)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -166,7 +166,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 (address, is_allowed_address(address, allow_private_hosts=self._allow_private_hosts))
                 for address in found
             ]
-        except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
+        except (OSError, ValueError) as error:  # the resolver's IDNA codec raises UnicodeError, a ValueError
             raise DownloadError(
                 f"{host} could not be resolved: check the name, try again later, or set HTTPS_PROXY if a proxy is the "
                 "only way out of this network"
@@ -189,8 +189,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 def user_agent() -> str:
     """This program's user agent: `sora-pipeline/0.1.0 (+<contact>) httpx/0.28.1`.
 
-    Some hosts want to know whom to contact (see Wikimedia's user-agent policy). `SORA_CONTACT` is that, a URL or mail
-    address; without it, the home page in the package's metadata, if there is one.
+    Some hosts require a contact (see Wikimedia's user-agent policy). It is `SORA_CONTACT`, a URL or mail address, or
+    else the first project URL in the package's metadata, if there is one.
     """
     name, contact = _name_and_contact()
     comment = f" (+{contact})" if contact else ""
@@ -198,7 +198,7 @@ def user_agent() -> str:
 
 
 def compatible_user_agent() -> str:
-    """The same in the form that search engines use, for hosts that admit only what resembles a browser."""
+    """The user agent in the form that search engines use, for hosts that accept only what resembles a browser."""
     name, contact = _name_and_contact()
     return f"Mozilla/5.0 (compatible; {name}{f'; +{contact}' if contact else ''})"
 
@@ -218,11 +218,11 @@ def guarded_client(
     resolve: Resolve = resolve_host,
     verify: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """A client for URLs from outside; for `open_stream`. It sends no credentials, keeps no cookies, never redirects.
+    """A client for external URLs, for `open_stream`. It sends no credentials, keeps no cookies, follows no redirects.
 
     Args:
         allow_private_hosts: See `is_allowed_address`.
-        timeout_seconds: For each of lookup, connecting, and waiting for the next bytes. Not for the whole.
+        timeout_seconds: For the lookup, for connecting, and for each wait for bytes. Not for the whole request.
         verify: The certificates to trust; None: the usual ones.
 
     Raises:
@@ -233,7 +233,7 @@ def guarded_client(
         trust_env=False,  # the transport reads the environment
         follow_redirects=False,
         timeout=timeout_seconds,
-        # No connection is kept; where a host leaves out the length, its end is all that ends the body.
+        # No connection is kept open: if a host sends no length, only the end of the connection ends the body.
         headers={"User-Agent": user_agent(), "Accept-Encoding": "identity", "Connection": "close"},
         cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
     )
@@ -245,8 +245,8 @@ async def open_stream(
 ) -> AsyncIterator[httpx.Response]:
     """GETs a URL and yields the final answer, whatever its status, with its body still to be streamed.
 
-    Redirects are followed by hand, each checked like the first URL, with the same headers. What httpx raises while the
-    body is read becomes a DownloadError too.
+    Redirects are followed here, each checked like the first URL, with the same headers. Errors of httpx while the body
+    is read become DownloadErrors too.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect is not allowed, or a redirect leads from https to http.
@@ -262,7 +262,7 @@ async def open_stream(
                     return
             finally:
                 await response.aclose()
-            current = httpx.URL(response.headers["location"])  # checked by the transport, and absolute
+            current = httpx.URL(response.headers["location"])  # the transport has made it absolute and checked it
     except (httpx.HTTPError, ssl.SSLError) as error:
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
@@ -275,15 +275,15 @@ async def open_stream(
     )
 
 
-def _of_both_kinds(addresses: Sequence[str]) -> list[str]:
-    """IPv6 and IPv4 in turn, the preferred kind first (RFC 8305, 4): where one leads nowhere, the other is tried."""
+def _interleaved(addresses: Sequence[str]) -> list[str]:
+    """IPv6 and IPv4 in turn, the preferred kind first (RFC 8305, 4): if one fails, the other is tried."""
     first = [address for address in addresses if (":" in address) is (":" in addresses[0])]
     others = [address for address in addresses if address not in first]
     return [address for pair in zip_longest(first, others) for address in pair if address is not None]
 
 
-async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:
-    """The response, its redirect absolute and in the normal form: httpx reads every Location, and fails on some.
+async def _with_normal_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:
+    """The response, any redirect made absolute and normal: httpx parses every Location, and fails on some.
 
     Raises:
         ForbiddenUrlError: it cannot be read as a URL, or leads from https to http.
@@ -292,7 +292,7 @@ async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> http
         raw = next(value for name, value in response.headers.raw if name.lower() == b"location")
         try:
             location = raw.decode()
-        except UnicodeDecodeError:  # a name in another encoding, which the host expects back byte for byte
+        except UnicodeDecodeError:  # in another encoding: the host expects the same bytes back
             location = quote(raw, safe=string.punctuation + " ")
         try:
             target = check_url(normalize_url(location, base=str(url)), max_length=MAX_SIGNED_URL_LENGTH)
@@ -308,7 +308,7 @@ async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> http
 
 
 def _is_host(host: str) -> bool:
-    """A DNS name in its ASCII form or an address; an IPv6 zone (``%eth0``) is neither."""
+    """Whether this is a DNS name in ASCII form or an address, without an IPv6 zone (``%eth0``)."""
     if ":" in host:
         return "%" not in host and is_address(host)
     labels = host.removesuffix(".").split(".")

@@ -1,10 +1,9 @@
 """Checks that a URL is an image the provider can use, before money is spent.
 
-APIXO: JPG, PNG or WebP, at most 10 MB an image; it becomes the start or key frame.
+APIXO: JPG, PNG or WebP, at most 10 MB per image; it becomes the start frame or a key frame.
 
-Animated PNG and WebP are rejected: which of their frames the provider would use is undocumented, and finding out
-costs money. Bytes after the image's end are ignored: phones put depth maps and short videos there, and nothing here
-reads them.
+Animated PNG and WebP are rejected: it is not documented which of their frames the provider would use, and finding out
+costs money. Bytes after the image's end are ignored: phones put depth maps and short videos there.
 """
 
 import asyncio
@@ -24,27 +23,27 @@ from flows.media.media_errors import DownloadError, ImageRefusedError, display_u
 from flows.media.share_links import share_link
 
 MAX_IMAGE_PIXELS = 64_000_000
-"""More than the 50 megapixels of common cameras; one such picture takes 256 MB to decode, as a WebP nearly 1 GB."""
+"""More than the 50 megapixels of common cameras. Decoding one image takes 256 MB, or nearly 1 GB for a WebP."""
 
 DEFAULT_TOTAL_SECONDS = 60.0
 """For the whole image: 10 MB at 170 kB/s."""
 
-# A progressive JPEG has about ten scans. One of thousands costs hours for a few kilobytes; libjpeg itself has no limit.
+# A progressive JPEG has about ten scans. A few kilobytes can have thousands, which take hours; libjpeg has no limit.
 _MAX_JPEG_SCANS = 100
 
-# Two threads of their own: 1,000 checks at once must neither hold 1,000 decoded images nor starve the default threads,
-# in which host names are resolved.
+# Two separate threads: 1,000 checks at once must neither hold 1,000 decoded images in memory nor block the default
+# threads, which resolve host names.
 _DECODERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image-decoder")
 
-# Each class directly rather than `Image.open`: then no other format can reach another of Pillow's decoders, and
-# its warning about large images, which could be made an error only for all threads at once, does not occur.
+# These classes directly instead of `Image.open`: so no other format can reach another of Pillow's decoders. It also
+# avoids the warning about large images, which could be turned into an error only for all threads at once.
 _PLUGINS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 
-# First bytes of files that people give by mistake, so that a message can name them.
+# The first bytes of files that users give by mistake, so that a message can name the type.
 _OTHERS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
@@ -61,7 +60,7 @@ _OTHERS = (
     (b"\xff\x0a", "a JPEG XL"),
 )
 
-# The brands of ISO 23008-12, its amendments and AVIF. A file names one brand, and others that it conforms to.
+# The brands of ISO 23008-12, its amendments and AVIF. A file lists its main brand and compatible ones.
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio"})
 _HEIC_BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"heif", b"j2ki",
@@ -79,7 +78,7 @@ class ImageFacts:
 
     Attributes:
         url: Its URL without query, or its name.
-        format: By its bytes, whatever its name or content type.
+        format: Detected from its bytes, whatever its name or content type.
         width: In pixels, as stored.
         height: In pixels, as stored.
     """
@@ -98,14 +97,14 @@ async def check_image(
     max_bytes: int = MAX_IMAGE_BYTES,
     total_seconds: float = DEFAULT_TOTAL_SECONDS,
 ) -> ImageFacts:
-    """Fetches an image, decodes all of it, and says what it is.
+    """Fetches an image, decodes all of it, and returns its properties.
 
     Args:
         client: From `flows.media.guarded_client.guarded_client`.
-        max_bytes: Larger files are refused, counted while they arrive.
+        max_bytes: Larger files are rejected; bytes are counted as they arrive.
 
     Raises:
-        ForbiddenUrlError: the URL or a redirect may not be asked.
+        ForbiddenUrlError: the URL or a redirect may not be fetched.
         ImageRefusedError: the URL leads to a page about the image, the host answers 4xx, or the image is too big, not
             JPG, PNG or WebP, animated or damaged.
         DownloadError: the network failed, the host answers 5xx, 408 or 429, or takes too long.
@@ -126,7 +125,7 @@ async def check_image(
 
 
 def decode_image(data: bytes, shown: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts:
-    """What an image is, from all of its bytes. Pure, but slow for a large one: run it in a thread.
+    """The properties of an image, from all of its bytes. Pure, but slow for a large one: run it in a thread.
 
     Args:
         shown: its name in messages: its URL without query, or its path.
@@ -184,7 +183,7 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
         if is_retryable_status(response.status_code):
             raise DownloadError(f"{shown} answers HTTP {response.status_code}: try again later")
         if not response.is_success:
-            raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_refusal(response)}")
+            raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_rejection_advice(response)}")
         announced = int(response.headers.get("content-length", 0))
         if announced <= max_bytes:
             async for chunk in response.aiter_raw():
@@ -199,8 +198,8 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
         return unpacked
 
 
-def _refusal(response: httpx.Response) -> str:
-    """What a person can do about an answer without an image."""
+def _rejection_advice(response: httpx.Response) -> str:
+    """Advice for the user when the answer is not an image."""
     if response.status_code not in (401, 403, 406):
         return "give a URL that anyone can open"
     agent = response.request.headers["user-agent"]
@@ -212,7 +211,7 @@ def _refusal(response: httpx.Response) -> str:
 
 
 def _unpacked(data: bytes, response: httpx.Response, max_bytes: int) -> bytes:
-    """Decompresses what a host compressed without being asked to, as the next client will do."""
+    """The data, decompressed if the host compressed it without being asked. Other clients decompress it too."""
     if "gzip" not in response.headers.get("content-encoding", "").lower() or not data.startswith(b"\x1f\x8b"):
         return data
     try:
@@ -244,7 +243,7 @@ def _is_whole(data: bytes, kind: ImageFormat) -> bool:
 
 
 def _name(data: bytes) -> str:
-    """The name in messages of a file that is none of the three."""
+    """What to call a file in messages if it is none of the three formats."""
     for magic, name in _OTHERS:
         if data.startswith(magic):
             return name

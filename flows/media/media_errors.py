@@ -1,18 +1,18 @@
-"""What can go wrong with an image or a video that comes from outside.
+"""Errors about images and videos from outside.
 
 ::
 
-    MediaError                  every error of this room
+    MediaError                  the base of all of them
     ├── ForbiddenUrlError       the URL may not be fetched: scheme, user name, private host, downgrade   not retryable
     ├── ImageRefusedError       an image the provider cannot use: too big, wrong type, damaged, HTTP 4xx not retryable
     ├── DownloadError           the bytes did not arrive: network, HTTP 5xx, 429, 408, cut, disk full    retryable
-    │   ├── CutDownloadError    the host ended the file before the length that it had named
-    │   └── ResultExpiredError  the host says 404 or 410 to a result URL                                 not retryable
-    │       └── ForbiddenByHostError  it says 403: expired, or it rejects this program
+    │   ├── CutDownloadError    the host ended the file before the length that it had declared
+    │   └── ResultExpiredError  the host answers 404 or 410 to a result URL                              not retryable
+    │       └── ForbiddenByHostError  it answers 403: the URL expired, or it rejects this program
     └── DamagedVideoError       the bytes arrived and are not a whole, playable video                    retryable
 
-``retryable`` says whether the same call may succeed a little later without any action. A raiser may override
-the default of its class: a file that is too big is a ``DownloadError`` no retry can fix.
+``retryable`` says whether the same call may succeed a little later without any action. A single error may override
+the default of its class: a file that is too big is a ``DownloadError`` that no retry can fix.
 """
 
 from urllib.parse import urlsplit
@@ -41,7 +41,7 @@ class MediaError(SoraError):
 
 
 class ForbiddenUrlError(MediaError):
-    """Raised before a byte is sent: this URL, or one it redirects to, may not be fetched."""
+    """Raised before a URL is fetched: it, or the redirect to it, is not allowed."""
 
 
 class ImageRefusedError(MediaError):
@@ -55,7 +55,7 @@ class DownloadError(MediaError):
 
 
 class CutDownloadError(DownloadError):
-    """Raised when a host ends a file before the length that it named. What arrived is kept."""
+    """Raised when a host ends a file before the length that it declared. What arrived is kept."""
 
 
 class ResultExpiredError(DownloadError):
@@ -77,7 +77,7 @@ class DamagedVideoError(MediaError):
 def display_url(url: str) -> str:
     """The URL without query, fragment, user name and password: the part that may be shown and logged.
 
-    Text that is not a URL at all becomes ``<malformed URL>``, because it may be anything, even a pasted secret.
+    Text that is not a URL becomes ``<malformed URL>``, because it may be anything, even a pasted secret.
     """
     try:
         parts = urlsplit(normalize_url(url))

@@ -1,4 +1,4 @@
-"""Which internet addresses may be connected to. All pure."""
+"""Which IP addresses may be connected to. All pure."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-# Rejected even with allow_private_hosts: none is a media server, and the link-local ones hand out credentials.
+# Rejected even with allow_private_hosts: none is a media server, and link-local ones give out cloud credentials.
 _NEVER = _networks(
     "0.0.0.0/8",  # "this host": Linux connects 0.0.0.0 to loopback
     "169.254.0.0/16",  # link-local: metadata of AWS, Google, Azure, …
@@ -26,7 +26,7 @@ _NEVER = _networks(
     "ff00::/8",  # multicast
 )
 
-# What ``is_global`` of some Python versions lets through although it has no public web servers.
+# Networks without public web servers for which ``is_global`` is true in some Python versions.
 _NOT_PUBLIC = _networks(
     "100.64.0.0/10",  # carrier-grade NAT
     "192.0.0.0/24",  # IETF protocol assignments
@@ -40,20 +40,20 @@ _NOT_PUBLIC = _networks(
 )
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has ever assigned to hosts
 
-# Prefixes whose last 32 bits are an IPv4 address. The first two mean exactly that address: where it may be
-# contacted, so may they (an IPv6-only network sees the whole IPv4 web through NAT64).
+# Prefixes whose last 32 bits are an IPv4 address. These two mean exactly that address, so they are allowed if it is
+# (an IPv6-only network reaches the whole IPv4 web through NAT64).
 _NAMED_IPV4 = _networks("::ffff:0:0/96", "64:ff9b::/96")
-# Also the withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
+# Also withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
 _EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48"))
 
 
 def is_allowed_address(address: str | Address, *, allow_private_hosts: bool) -> bool:
     """Whether a connection to this address may be made. Pure.
 
-    Without allow_private_hosts only public addresses are: no private, loopback, link-local, multicast, reserved,
-    unspecified, documentation, benchmark or carrier-grade NAT one, nor an IPv6 address that carries such an IPv4
-    address (mapped, NAT64), nor any of the withdrawn tunnels (6to4, Teredo). With it, link-local, multicast,
-    unspecified, broadcast and cloud metadata addresses stay rejected, inside an IPv6 address too.
+    Without allow_private_hosts, only public addresses are allowed: no private, loopback, link-local, multicast,
+    reserved, unspecified, documentation, benchmark or carrier-grade NAT address, no IPv6 address that contains such an
+    IPv4 address (mapped, NAT64), and none of the withdrawn tunnels (6to4, Teredo). With it, link-local, multicast,
+    unspecified, broadcast and cloud metadata addresses stay rejected, also inside an IPv6 address.
 
     Raises:
         ValueError: the text is not an address.
@@ -72,7 +72,7 @@ def is_allowed_address(address: str | Address, *, allow_private_hosts: bool) -> 
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is written as an address."""
+    """Whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -81,7 +81,7 @@ def is_address(host: str) -> bool:
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address carries and that a router or a stack may unwrap."""
+    """The IPv4 addresses inside an IPv6 address that a router or a network stack may unwrap."""
     if ip == ipaddress.IPv6Address("::1"):
         return []
     found = [ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)] if _is_in(ip, _EMBEDDED_IPV4) else []

@@ -1,7 +1,7 @@
-"""The user's own images: from a file into the archive's bucket, and from there to the provider.
+"""The user's own images: uploaded from a file to the archive's bucket, from which the provider fetches them.
 
-A request names such an image as `s3://bucket/object`, and so do records and events. The URL that the provider
-fetches is made for each paid call: it is signed, secret, and different each time, so nothing else may contain it.
+Requests, records and events refer to such an image as `s3://bucket/object`. The URL that the provider fetches is made
+for each paid call: it is signed, secret, and different each time, so nothing else may contain it.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from flows.media.media_errors import ForbiddenUrlError, ImageRefusedError
 
 FOLDER: Final = "images/"
 LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600
-"""The longest that S3 signs a URL for."""
+"""S3's maximum validity of a signed URL."""
 _MAX_FILE_BYTES: Final = 100_000_000
-"""The largest file that is made smaller. Larger than any camera's JPG."""
+"""Larger files are rejected even with `fit`. More than any camera's JPG."""
 _SMALLER: Final = 0.85
 """How much of its width and height an image keeps each time it is still too large."""
 _QUALITY: Final = 92
 EXIF_ORIENTATION: Final = 0x0112
 _SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _KEPT: Final = ("icc_profile", "transparency")
-"""What an image says about its pixels, by Pillow's names."""
+"""Metadata that affects how pixels look, by Pillow's names. It is kept."""
 _GRAY: Final = frozenset({"1", "L", "LA", "I", "I;16"})
 
 
@@ -43,8 +43,8 @@ class OwnImage:
     """A file that is ready to be uploaded.
 
     Attributes:
-        object_name: derived from the file alone, so the same image is uploaded once, and requests the same video.
-        sideways: whether it is stored sideways, and only a note in it says which way is up.
+        object_name: derived from the file alone, so the same image is uploaded once and makes the same request.
+        sideways: whether it is stored rotated, and only its EXIF orientation says which way is up.
     """
 
     object_name: str
@@ -54,13 +54,13 @@ class OwnImage:
 
 
 def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnImage:
-    """An image from a file, decoded. Slow for a large one: run it in a thread.
+    """Reads an image from a file and checks it. Slow for a large one: run it in a thread.
 
     Args:
         shown: its name in messages.
         max_bytes: the most that the model accepts.
-        fit: whether it is rotated upright and made small enough if needed. Whatever else a camera has written into
-            the file, such as the location, is then left out.
+        fit: whether it is rotated upright and made small enough if needed. Then a camera's other metadata, such as
+            the location, is left out.
 
     Raises:
         ImageRefusedError: it does not exist, or the model does not support it.
@@ -81,7 +81,7 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         sideways = _orientation(image) != 1
     name = hashlib.sha256(data).hexdigest()
     if fit and (sideways or len(data) > max_bytes):
-        # Named after its source: another version of the encoder would make other bytes, and so another video.
+        # Named after the original file: another encoder version would produce other bytes, and so another video.
         name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
         data = _fitted(data, facts.format, max_bytes)
         facts, sideways = decode_image(data, shown), False
@@ -89,7 +89,7 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
 
 
 async def upload(image: OwnImage, store: ObjectStore) -> None:
-    """Puts an image into the bucket, unless it is there.
+    """Uploads an image to the bucket, unless it is there.
 
     Raises:
         StoreError: the store did not accept it.
@@ -100,11 +100,11 @@ async def upload(image: OwnImage, store: ObjectStore) -> None:
 
 
 def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_seconds: float) -> str:
-    """The URL from which the provider fetches an image. For one in the store it is signed: a secret, only to be sent.
+    """The URL from which the provider fetches an image. A signed one is a secret: it may only be sent to the provider.
 
     Args:
-        archive, store: where an `s3://` image is.
-        valid_seconds: how long a signed URL is needed.
+        archive, store: where `s3://` images are.
+        valid_seconds: how long a signed URL must be valid.
     """
     stored = stored_image(url)
     if stored is None:
@@ -118,16 +118,16 @@ def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_
 async def check_as_provider(
     web: httpx.AsyncClient, url: str, address: Callable[[str], str], *, limits: ImageLimits
 ) -> ImageFacts:
-    """Fetches an image from where the provider will, and checks it as the model does; see `check_image`.
+    """Fetches an image from the URL that the provider will use, and checks it as the model does; see `check_image`.
 
     Args:
         web: from `flows.media.guarded_client.guarded_client`.
-        url: as the request has it.
+        url: the URL in the request.
         address: returns the URL from which the provider fetches it.
         limits: what the model accepts.
 
     Raises:
-        MediaError: an image is rejected, with the reason, or cannot be fetched.
+        MediaError: the image is rejected, with the reason, or cannot be fetched.
     """
     if stored_image(url) is None:
         return await _checked(web, url, limits)
@@ -151,16 +151,17 @@ async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> Ima
 
 
 def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
-    """The image upright and in at most this many bytes; one that is too large in its format becomes a JPG."""
+    """The image, upright and in at most this many bytes. One that is too large in its format becomes a JPG."""
     with Image.open(io.BytesIO(data), formats=[kind]) as opened:
-        _orientation(opened)  # read once, so without the rest, which exif_transpose would write anew and often cannot
+        # Pillow caches the EXIF data here. It is then dropped, since exif_transpose would rewrite it and often fails.
+        _orientation(opened)
         opened.info = {name: opened.info[name] for name in _KEPT if name in opened.info}
         upright = ImageOps.exif_transpose(opened)
     made = _encoded(upright, kind)
     if len(made) <= max_bytes:
         return made
     flat = Image.new("RGB", upright.size, "white")
-    # That is also a palette with a color that stands for none.
+    # has_transparency_data also covers a palette with a transparent color.
     shown = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     flat.paste(shown, mask=shown if shown.mode == "RGBA" else None)
     flat.info = upright.info
@@ -175,15 +176,15 @@ def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
 def _encoded(image: Image.Image, kind: ImageFormat) -> bytes:
     plain = image.convert("RGB") if kind == "JPEG" and image.mode not in ("RGB", "L") else image
     profile = plain.info.get("icc_profile") or b""
-    fits = profile[16:20] == (b"GRAY" if plain.mode in _GRAY else b"RGB ")  # not the profile of what was CMYK
+    fits = profile[16:20] == (b"GRAY" if plain.mode in _GRAY else b"RGB ")  # not a CMYK profile after the conversion
     file = io.BytesIO()
     plain.save(file, kind, quality=_QUALITY, icc_profile=profile if fits else None)
     return file.getvalue()
 
 
 def _orientation(image: Image.Image) -> object:
-    """Which way is up, as a note in the file says it; 1: as it is stored."""
+    """The file's EXIF orientation; 1: upright as stored."""
     try:
         return image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - whatever Pillow's parser raises; what cannot be read says nothing
+    except Exception:  # noqa: BLE001 - whatever Pillow's parser raises; unreadable metadata is ignored
         return 1

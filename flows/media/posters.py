@@ -1,4 +1,4 @@
-"""Stills from a video: which frame is its poster, and frames as displayed: upright, with square pixels."""
+"""Stills from a video: chooses the poster frame, and renders frames as displayed: upright, with square pixels."""
 
 import io
 from fractions import Fraction
@@ -17,11 +17,11 @@ _JPEG_QUALITY = 85
 
 
 class PosterChoice:
-    """Chooses a representative frame among those that it is given, in order.
+    """Chooses a representative frame among the frames that it is given, in order.
 
     Args:
-        at_ticks: from here on, the first frame that is not black; else the last one before. In the stream's own units:
-            fractions for a thousand frames take as long as decoding them.
+        at_ticks: the choice is the last frame up to this time; if that is black, the first later one that is not.
+            In the stream's own units: computing fractions for a thousand frames takes as long as decoding them.
 
     Attributes:
         frame: the choice so far.
@@ -36,7 +36,7 @@ class PosterChoice:
         self.made = False
 
     def consider(self, frame: VideoFrame) -> None:
-        """Considers the next frame. One without a timestamp counts as being at the beginning."""
+        """Considers the next frame. A frame without a timestamp counts as the beginning."""
         at = frame.pts or 0
         self._start = at if self._start is None else self._start
         if self.frame is None or at - self._start <= self._at_ticks:
@@ -50,7 +50,7 @@ class PosterChoice:
 
 
 def unit_seconds(stream: VideoStream) -> Fraction:
-    """The unit in which a stream counts time. FFmpeg gives each packet and frame of a file the unit of its stream."""
+    """The time unit of a stream. FFmpeg uses it for the stream's packets and frames too."""
     unit = stream.time_base  # a `Fraction`; since PyAV 19, which needs Python 3.12, its own type
     return Fraction(unit.numerator, unit.denominator) if unit else Fraction(1, av.time_base)
 
@@ -65,7 +65,7 @@ def jpeg(frame: VideoFrame, video: VideoStream) -> bytes:
     """The frame as displayed, with at most MAX_POSTER_SIDE pixels on its longer side."""
     width, height = _stored_size(frame, video)
     scale = min(1.0, MAX_POSTER_SIDE / max(width, height))
-    # FFmpeg converts and makes smaller in one go.
+    # FFmpeg converts and scales in one step.
     small = frame.reformat(width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24")
     out = io.BytesIO()
     Image.fromarray(small.to_ndarray()).rotate(_rotation(frame), expand=True).save(out, "JPEG", quality=_JPEG_QUALITY)
@@ -86,6 +86,6 @@ def _rotation(frame: VideoFrame) -> int:
 
 
 def _is_black(frame: VideoFrame) -> bool:
-    # The default scaling takes 16 ms for a 720p frame, a hundred times as long.
+    # The default scaling takes 16 ms for a 720p frame, a hundred times as long as this one.
     gray = frame.reformat(width=32, height=32, format="gray", interpolation="AREA").to_ndarray()
     return float(gray.mean()) <= _BLACK

@@ -1,9 +1,9 @@
-"""Repairs what hosts get wrong in the form of an HTTP answer, before a strict parser rejects the bytes.
+"""Repairs malformed HTTP answers before a strict parser rejects them.
 
 A header that a proxy duplicated, or a length that is not a number, is no reason to lose a paid video, and browsers
-show it anyway. Only answers of external hosts are repaired, where a connection serves one request: nothing can be
-smuggled into a second. What is well-formed stays as it is; what cannot be understood is passed on as it came, and the
-parser rejects it.
+accept it. Only answers of external hosts are repaired, where a connection serves one request, so nothing can be
+smuggled into a second one. Well-formed answers stay as they are. What cannot be understood is passed on unchanged, and
+the parser rejects it.
 """
 
 import re
@@ -15,7 +15,7 @@ import httpcore
 import httpx
 
 MAX_HEAD_BYTES: Final = 100 * 1024
-"""As much as httpcore accepts. A longer head is passed on as it came."""
+"""As much as httpcore accepts. A longer head is passed on unchanged."""
 
 _MAX_CHUNK_LINE_BYTES: Final = 4096
 
@@ -32,7 +32,7 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class Repair:
-    """Receives an answer as it comes from the network, piece by piece, and returns it as it should have been."""
+    """Takes an answer from the network, piece by piece, and returns it repaired."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -42,7 +42,7 @@ class Repair:
         self._left = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What can be passed on by now. Empty data means that the host has closed the connection."""
+        """Returns what can be passed on so far. Empty data means that the host has closed the connection."""
         self._buffer += data
         self._ended = not data
         out = bytearray()
@@ -73,7 +73,7 @@ class Repair:
         return self._head + self._length + b"\r\n"
 
     def _read_first_chunk(self) -> bytes | None:
-        """Some proxies remove the chunking, but leave the header that announces it."""
+        """Checks for a chunk: some proxies remove the chunking, but leave the header that announces it."""
         if self._lacks_line():
             return None
         if _CHUNK_LINE.match(self._buffer) or not self._buffer:
@@ -133,7 +133,7 @@ class Repair:
 
 
 def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
-    """The head without its blank line and the body's framing; the line with its length; whether it is chunked."""
+    """The head without its blank line and framing headers; the Content-Length line; whether the body is chunked."""
     first, *lines = re.split(rb"\r?\n", _FOLD.sub(b" ", head))
     kept = [first if _STATUS_LINE.fullmatch(first) else b"HTTP/1.1 %03d" % code]
     lengths: set[bytes] = set()
@@ -146,7 +146,7 @@ def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
         if name.lower() == b"content-length":
             lengths |= {length.strip() for length in value.split(b",")}
         elif name.lower() == b"transfer-encoding":
-            # What else it may name, like gzip, is detected from the bytes.
+            # Other codings in it, such as gzip, are detected from the bytes.
             is_chunked |= b"chunked" in value.lower()
         else:
             kept.append(name + b": " + value)
@@ -157,10 +157,10 @@ def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
 
 
 class RepairingTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport with every answer repaired. It keeps no connections: a `Repair` is good for one answer."""
+    """httpx's transport with every answer repaired. It keeps no connections open: a `Repair` handles one answer."""
 
     def __init__(self, *, verify: ssl.SSLContext, proxy: str | None = None) -> None:
-        # Without a limit: no request must wait for another's slow host.
+        # No limit on connections: no request must wait because another's host is slow.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         super().__init__(verify=verify, trust_env=False, limits=limits, proxy=proxy)
         # httpcore accepts a backend, but httpx has no way to pass one.
@@ -186,7 +186,7 @@ class _Stream(httpcore.AsyncNetworkStream):
                 return passed_on
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        # A proxy's reply about a tunnel has no body, whatever it claims; the answer comes inside the tunnel's TLS.
+        # A proxy's reply to CONNECT has no body, whatever its headers say; the answer comes inside the tunnel's TLS.
         self._is_tunnel = self._is_tunnel or buffer.startswith(b"CONNECT ")
         await self._inner.write(buffer, timeout)
 

@@ -1,4 +1,4 @@
-"""Sharing links of image services: they lead to a page about the image, not to its bytes. Pure."""
+"""Recognizes sharing links of image services, which lead to a page about the image, not to its bytes. Pure."""
 
 import re
 from typing import Final
@@ -25,7 +25,7 @@ _PAGES_ONLY: Final = {
 
 
 def share_link(url: str) -> str | None:
-    """What a sharing link is, and what to give instead, for people. None: it may well be an image's URL."""
+    """What a sharing link is and what to give instead, for the user. None: it may be an image's URL."""
     found = _page(url)
     if found is None:
         return None
@@ -37,7 +37,7 @@ def share_link(url: str) -> str | None:
 
 
 def _page(url: str) -> tuple[str, str | None] | None:
-    """Whose page it is, and what leads to the image itself, as half a sentence; None if the link does not tell."""
+    """The service, and how to get the image itself (None: the link does not show that). None: not a sharing link."""
     try:
         parts = urlsplit(normalize_url(url))
     except ValueError:
@@ -50,12 +50,12 @@ def _page(url: str) -> tuple[str, str | None] | None:
             named = _DRIVE_FILE.match(path)
             file_id = named[1] if named else query.get("id") if path in ("/open", "/file/open") else None
             direct = f"give https://drive.google.com/uc?export=download&id={file_id}"
-            if "resourcekey" in query:  # which is a secret key, so it is not repeated
+            if "resourcekey" in query:  # a secret, so it is not repeated
                 direct += ", followed by &resourcekey= as in the link"
             is_folder = "/folders/" in path
             found = ("Google Drive", direct if file_id else None) if file_id or is_folder else None
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/s/", "/scl/fi/")):
-            # Only the change is named: the rest of the query is the key of the share.
+            # Only the change is given: the rest of the query is secret.
             is_direct = query.get("dl") == "1" or query.get("raw") == "1"
             found = None if is_direct else ("Dropbox", "give it with raw=1 instead of dl=0 at its end")
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/scl/fo/", "/sh/")):

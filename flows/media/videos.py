@@ -1,6 +1,6 @@
 """Checks that a file plays and is what was requested, and makes stills from it.
 
-Everything here except `decode` blocks and is slow (a 12 s video takes a second or two): `decode` runs it in a thread.
+These functions block and are slow (a 12 s video takes a second or two), so `decode` runs them in a thread.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ DURATION_TOLERANCE_SECONDS = 0.5
 """Encoders round to whole frames and pad the sound, by some 0.1 s. APIXO's lengths (4, 8, 12 s) are 4 s apart."""
 
 MAX_FRAME_PIXELS = 7680 * 4320
-"""8K, some 50 MB a frame. A header may claim far more, and a decoder would believe it."""
+"""8K, some 50 MB per frame. A header may declare far more, and a decoder would allocate it."""
 
 MAX_FRAMES = 36_000
-"""Ten minutes at 60 frames a second; a 12 s video has some 360. A few megabytes can hold days of gray frames."""
+"""Ten minutes at 60 frames per second; a 12 s video has some 360. A few megabytes can contain days of gray frames."""
 
-# Formats with a whole video in one file. Playlists (HLS, DASH, concat) are left out: they open other files.
+# Formats that contain the whole video in one file. Not playlists (HLS, DASH, concat), which open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,apng,asf,mxf,ivf,"
-# Bare streams without a container. A cut one looks like a whole one, so none of them counts as complete.
+# Raw streams without a container. A cut one looks like a whole one, so none of them counts as complete.
 _CONTAINERS += "h264,hevc,mpegvideo,m4v,obu,yuv4mpegpipe"
 
-# By FFmpeg's names of the containers other than MP4.
+# By FFmpeg's name of the container. All others are MP4.
 _MEDIA_TYPES = {
     "matroska,webm": "video/x-matroska",
     "avi": "video/x-msvideo",
@@ -67,20 +67,20 @@ _MEDIA_TYPES = {
 }
 _BRANDED_TYPES = {b"qt  ": "video/quicktime", b"webm": "video/webm"}
 
-# The declared end and the last frame's end differ by rounding and by an unset last duration, not by more.
+# The declared end and the last frame's end may differ by rounding and by an unset last duration, but not by more.
 _CUT_TOLERANCE_SECONDS = 0.5
 
-# Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
+# The minimum ratio of frames to packets. Some packets show no frame (VP8's alternate references), but not a quarter.
 _LEAST_SHOWN = 0.75
 
-# What a host may show instead of a video is often a GIF; with one frame it is not a video.
+# Hosts often send a GIF instead of a video. With a single frame, it is not a video.
 _PICTURES = frozenset({"gif", "apng"})
 
 _CLOCK = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # hours, minutes, seconds
 
-# A fifth of the decoding time goes into smoothing the edges of blocks. That finds no damage, and a poster
-# without it was measured to differ by a PSNR of 44 dB or more, which nobody sees. One thread takes less than two
-# together do, and where several videos are decoded, each has a processor anyway.
+# The loop filter takes a fifth of the decoding time. It finds no damage, and a poster without it was measured at a PSNR
+# of 44 dB or more, an invisible difference. One thread needs less processor time than two, and several videos are
+# decoded on a processor each anyway.
 _DECODER = {"skip_loop_filter": "all", "threads": "1"}
 
 
@@ -89,16 +89,16 @@ class VideoFacts:
     """A video whose every frame decodes.
 
     Attributes:
-        codec: Of the picture, like ``h264``.
+        codec: The picture's codec, such as ``h264``.
         width: In pixels as displayed: pixels made square, rotation applied.
         height: As width.
         duration_seconds: From the first frame to the end of the last.
         frame_count: Decoded frames.
         has_audio: Whether there is any sound data.
-        is_complete: Whether the file lists each of its pieces, and all are there. Others can only be assumed complete.
-        media_type: Like ``video/mp4``, by its bytes.
+        is_complete: Whether the file lists all its packets, and all are there. Others can only be assumed complete.
+        media_type: Such as ``video/mp4``, detected from its bytes.
         has_c2pa: Whether it has a C2PA manifest, which says how it was made.
-        doubts: What is odd but no proof of damage, as sentences.
+        doubts: What is odd but does not prove damage, as sentences.
     """
 
     codec: str
@@ -114,7 +114,7 @@ class VideoFacts:
 
 
 async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Runs decoding outside the event loop, in one of this process's threads: one for each processor."""
+    """Runs decoding outside the event loop, in one of this process's decoding threads: one per processor."""
     call = functools.partial(work, *arguments, **options)
     return await asyncio.get_running_loop().run_in_executor(_threads(), call)
 
@@ -126,27 +126,27 @@ def processors() -> int:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    # Not at a lower priority: a thread that is preempted while it holds the interpreter's lock delays the event loop.
-    # On a busy machine, two seconds were measured.
+    # Not at a lower priority: a thread that is preempted while it holds the interpreter's lock delays the event loop,
+    # on a busy machine by two seconds when measured.
     return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of its parent's threads
 
 
 def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:
-    """Decodes every frame of a video once, says what it is, and saves its poster on the way. Blocks; for a thread.
+    """Decodes every frame of a video once, returns its properties, and saves its poster. Blocks: run it in a thread.
 
-    Only the main picture counts, and the main sound as far as its pieces are listed. Captions, chapters, time codes,
-    other pictures, and what the file says about its length are no reason to reject what plays.
+    Only the main picture counts, and the main sound if its packets are listed. Captions, chapters, time codes, other
+    pictures, and a wrong declared length are no reason to reject a video that plays.
 
     Args:
-        path: The file; its name does not count.
-        poster: Where the poster goes, see `poster_jpeg`; None: none is wanted.
+        path: The file; its name does not matter.
+        poster: The file for the poster, see `poster_jpeg`; None: no poster.
 
     Raises:
-        DamagedVideoError: empty, not a video, no picture in it, cut short, or a frame does not decode; not retryable
-            when the video is too large or too long to be a generated one.
+        DamagedVideoError: empty, not a video, without a picture, cut, or a frame does not decode. Not retryable if the
+            video is too large or too long to be a generated one.
         FileNotFoundError: there is no such file.
     """
     size_bytes = path.stat().st_size
@@ -156,14 +156,14 @@ def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:
         raise _damaged(path, "is empty")
     boxes = read_boxes(path)
     is_short = boxes.least_bytes > size_bytes
-    if is_short and not boxes.has_index:  # otherwise the index shows whether a piece is missing
+    if is_short and not boxes.has_index:  # otherwise the index shows whether a packet is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
     declared = f"The file declares {boxes.least_bytes:,} bytes but has {size_bytes:,}, with every piece in it."
     with _opened(path) as (container, video):
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
         tally = _Tally(path, video)
-        choice = _choice(container, video) if poster else None
+        choice = _poster_choice(container, video) if poster else None
         for packet in container.demux(*played):
             tally.count(packet)
             if packet.stream.index == video.index:
@@ -176,7 +176,7 @@ def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:
         seconds = tally.seconds()
         doubt = tally.doubt(container, is_listed=boxes.has_index)
         if poster is not None and choice is not None and choice.frame is not None:
-            _keep(poster, choice.frame, video)
+            _save_poster(poster, choice.frame, video)
         return VideoFacts(
             codec=video.codec_context.codec.canonical_name,
             width=tally.size[0],
@@ -191,8 +191,8 @@ def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:
         )
 
 
-def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
-    """A failing poster is no reason to reject a video, nor is a disk that has no room for one."""
+def _save_poster(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
+    """Saves the poster, if possible. A failure or a full disk is no reason to reject the video."""
     try:
         poster.write_bytes(jpeg(frame, video))
     except (av.FFmpegError, ArithmeticError, OSError, ValueError):
@@ -202,8 +202,8 @@ def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
 def compare(facts: VideoFacts, requested: VideoRequest) -> list[str]:
     """What differs from the request, as sentences: only warnings, because the video is paid for. Pure.
 
-    Where the request names no length or no shape, the model or the image decides. DURATION_TOLERANCE_SECONDS more or
-    less is the same length.
+    A length or shape that is not in the request is not compared: the model or the image decides it. Lengths may differ
+    by DURATION_TOLERANCE_SECONDS.
     """
     warnings = []
     if requested.seconds is not None and abs(facts.duration_seconds - requested.seconds) > DURATION_TOLERANCE_SECONDS:
@@ -217,15 +217,15 @@ def compare(facts: VideoFacts, requested: VideoRequest) -> list[str]:
 
 
 def poster_jpeg(path: Path) -> bytes:
-    """A representative frame as a JPEG: the first one from a third of the video on that is not black. Blocks.
+    """A representative frame as a JPEG: at a third of the video, or the first later one that is not black. Blocks.
 
-    The same video gives the same bytes. `inspect_video` saves it on the way; this is for videos that it rejects.
+    The same video gives the same bytes. `inspect_video` saves it too; this is for videos that it rejects.
 
     Raises:
         DamagedVideoError: no frame decodes.
     """
     with _opened(path) as (container, video):
-        choice = _choice(container, video)
+        choice = _poster_choice(container, video)
         for frame in container.decode(video):
             choice.consider(frame)
             if choice.made:
@@ -235,19 +235,19 @@ def poster_jpeg(path: Path) -> bytes:
         return jpeg(choice.frame, video)
 
 
-def _choice(container: InputContainer, video: VideoStream) -> PosterChoice:
+def _poster_choice(container: InputContainer, video: VideoStream) -> PosterChoice:
     return PosterChoice(_declared_seconds(container, video)[1] / 3 / unit_seconds(video))
 
 
 class _Tally:
-    """What was seen while a video was decoded. Times are whole numbers, in the unit of the picture's stream."""
+    """Counts what was decoded of a video. Times are whole numbers, in the unit of the picture's stream."""
 
     def __init__(self, path: Path, video: VideoStream) -> None:
         self._path = path
         self._video = video
         self.packets: Counter[int] = Counter()
         self._hidden = 0
-        """Pieces that an edit list leaves out of what is shown."""
+        """Packets that an edit list hides."""
         self.frames = 0
         self.size: tuple[int, int] = (0, 0)
         self._unit, self._index = unit_seconds(video), video.index
@@ -281,7 +281,7 @@ class _Tally:
             self._frames_end = max(self._frames_end, begin + (frame.duration or 0))
 
     def check_pieces(self, played: Sequence[Stream], *, is_listed: bool) -> None:
-        """Rejects a video if a piece is provably missing, or too many pieces show nothing."""
+        """Rejects a video if a packet is provably missing, or too many packets show no frame."""
         seen = self.packets[self._video.index] - self._hidden
         if self.frames == 0:
             raise _damaged(self._path, "has no frame that decodes")
@@ -305,7 +305,7 @@ class _Tally:
         return seconds
 
     def doubt(self, container: InputContainer, *, is_listed: bool) -> str | None:
-        """What to say if the file declares its picture longer than it is, without a list that proves it was cut."""
+        """A sentence if the declared picture is longer than the real one. Rejects the video if that proves a cut."""
         begin = min(Fraction(container.start_time or 0, av.time_base), Fraction(0))
         got = max(self._end, self._frames_end) * self._unit - begin
         own, declared = _declared_seconds(container, self._video)
@@ -323,14 +323,14 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The video and its picture, safely: one file, no network, whatever the file asks for."""
     options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(MAX_FRAME_PIXELS)}
     try:
-        # "file:" keeps FFmpeg from reading a protocol into the name.
+        # "file:" keeps FFmpeg from interpreting a part of the name as a protocol.
         with av.open(f"file:{path.absolute()}", options=options) as container:
-            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is not a video
+            still = Disposition.attached_pic | Disposition.timed_thumbnails  # a sound file's cover is not a video
             pictures = [
-                # One frame next to a whole video is its cover, whatever its size; players show the default track.
+                # A single frame next to a video is its cover, whatever its size; players show the default track.
                 (stream.frames != 1, Disposition.default in stream.disposition, context.width * context.height, stream)
                 for stream in container.streams.video
-                # A codec that FFmpeg does not know has no context, whatever PyAV's types say.
+                # If FFmpeg does not know the codec, there is no context, whatever PyAV's types say.
                 if (context := cast("VideoCodecContext | None", stream.codec_context))
                 and not stream.disposition & still
             ]
@@ -350,7 +350,7 @@ def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoEr
 
 
 def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bool, Fraction]:
-    """The picture's declared length, and whether that is about the picture itself or all tracks together."""
+    """Whether the declared length is that of the picture itself (else of all tracks together), and the length."""
     if video.duration and video.time_base:
         return True, video.duration * video.time_base
     tag = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))  # Matroska

@@ -1,7 +1,7 @@
 """A folder on the local disk for one generation's files between download and archive.
 
-The next run on this machine finds what was downloaded before a crash. Two processes may work on one key at
-once, and must not write into one file: the second gets its own folder.
+After a crash, the next run on this machine finds what was downloaded. Two processes may work on one key at once, and
+must not write to the same file, so the second gets its own folder.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from flows.record.pipeline_errors import SupersededError
 
 
 def work_root() -> Path:
-    """`SORA_WORK_DIR`, or `sora-work` in Prefect's home: the one folder that every Prefect process can write."""
+    """`SORA_WORK_DIR`, or `sora-work` in Prefect's home, the one folder that every Prefect process can write to."""
     named = os.environ.get("SORA_WORK_DIR")
     return Path(named) if named else get_current_settings().home / "sora-work"
 
@@ -31,7 +31,7 @@ def work_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     It is removed once the files are archived: when the block succeeds, or when the task is superseded and its video
     is archived alongside. After any other error, the next run finds the files.
 
-    The task is part of its name: after a second submission the first one's files must not be mistaken for its result.
+    Its name contains the task: after a second submission, the first one's files must not be mistaken for the result.
     """
     name = f"{key}.{hashlib.sha256(task_id.encode()).hexdigest()[:12]}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def work_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     shared.mkdir(mode=0o700, exist_ok=True)
     lock = _lock(shared / ".lock")
     folder = shared if lock is not None else Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
-    done = lock is None  # nobody else would find it
+    done = lock is None  # no other run would find this temporary folder
     try:
         yield folder
         done = True
@@ -54,8 +54,9 @@ def work_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
 
 
 def _lock(path: Path) -> int | None:
-    """Locks a folder until the file is closed. None: another process has it, or has removed the folder meanwhile: a
-    lock on a removed file keeps nobody out.
+    """Locks a folder until the returned descriptor is closed.
+
+    None: another process has locked it, or has just removed it. A lock on a removed file has no effect.
     """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
-"""What stores, proxies and gateways wrap around a file and forget to remove: compression, framing, base64, a ZIP.
+"""Unwraps what stores, proxies and gateways put around a file: compression, framing, base64, a ZIP.
 
-A host's label of its answer (`Content-Encoding`) decides nothing; the first bytes do. Everything here blocks.
+A wrapping is detected by the file's first bytes, not by the host's `Content-Encoding`. Everything here blocks.
 """
 
 import binascii
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 _PIECE_BYTES: Final = 1_048_576
 _MAX_LAYERS: Final = 3
-# A form, or parts of a file: the boundary, headers, an empty line.
+# The head of a part in a multipart body: the boundary, headers, an empty line.
 _PART_HEAD: Final = re.compile(rb"--([!-~]{1,70})\r?\n(?:[!-9;-~]+:[^\r\n]*\r?\n)+\r?\n")
 _CHUNK_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,8})(;[!-~]*)?\r?\n")
 _MAX_HEAD_BYTES: Final = 256
@@ -24,7 +24,7 @@ _LOOK_BYTES: Final = 4096
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZIP: Final = b"PK\x03\x04"
 
-# How files that may be a video begin. Only guesses are checked by it, such as base64; what plays is archived.
+# How video files begin. Used only to confirm guesses, such as base64: any file that plays is archived.
 _VIDEO_START: Final = re.compile(
     rb"....(?:ftyp|moov|mdat|moof|styp|wide|free|skip|pnot)|\x1a\x45\xdf\xa3|RIFF....AVI |OggS|FLV\x01"
     rb"|\x00\x00\x01[\xb3\xba]|\x47.{187}\x47|.{4}\x47.{191}\x47|GIF8|\x89PNG|\x30\x26\xb2\x75|\x06\x0e\x2b\x34|DKIF",
@@ -32,11 +32,11 @@ _VIDEO_START: Final = re.compile(
 )
 _BEFORE_VIDEO: Final = re.compile(rb"(?:\xef\xbb\xbf|[\r\n\t ])+")
 
-# Base64 from the start, or in quotes, as JSON has it.
+# Base64 at the beginning of the file, or in quotes, as in JSON.
 _BASE64_START: Final = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|[\"'])\s*(?:data:[^\"',]{0,200},)?(?=[A-Za-z0-9+/_\\-]{16})", re.IGNORECASE
 )
-# In one piece, or in lines as in MIME. A backslash, for line ends in JSON.
+# On one line, or in lines as in MIME. Backslashes are JSON escapes, such as of line ends.
 _LONG_BASE64: Final = re.compile(rb"[A-Za-z0-9+/_\\-]{1024}|(?:[A-Za-z0-9+/_\\-]{60,}+\s++){12}")
 _JSON_ESCAPE: Final = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(/)|[nrt])")
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -46,10 +46,10 @@ _MAX_ZIP_ENTRIES: Final = 100
 
 
 class _NotWrappedError(Exception):
-    """The file is not, or not wholly, what its first bytes promise."""
+    """The file is not, or not completely, what its first bytes indicate."""
 
 
-# What the standard library raises then: base64 and names in a ZIP are ValueErrors, unusual ZIPs are RuntimeErrors.
+# Errors in this case: base64 and names in a ZIP raise ValueErrors, unusual ZIPs raise RuntimeErrors.
 _NOT_WRAPPED: Final = (_NotWrappedError, zlib.error, zipfile.BadZipFile, EOFError, ValueError, RuntimeError)
 
 
@@ -58,8 +58,8 @@ class Unwrapped:
     """What is inside a file.
 
     Attributes:
-        path: of the inner file, next to the outer one; of the file itself, if nothing is around it.
-        removed: What was removed, the outermost first.
+        path: The inner file, next to the outer one; the file itself, if nothing is around it.
+        removed: The removed wrappings, the outermost first.
     """
 
     path: Path
@@ -77,15 +77,15 @@ class Unwrapped:
 
 
 def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
-    """Writes what is inside a file to another next to it. The file stays: only what plays may replace it.
+    """Writes what is inside a file to another file next to it. The file stays: only a video that plays may replace it.
 
-    What cannot be removed completely is not removed.
+    A wrapping that cannot be removed completely is not removed.
 
     Args:
         max_bytes: a larger inner file is not unpacked.
 
     Raises:
-        OSError: the disk.
+        OSError: a file cannot be read or written.
     """
     inner = Unwrapped(path)
     while len(inner.removed) < _MAX_LAYERS and (wrapping := _wrapping(inner.path)) is not None:
@@ -105,7 +105,7 @@ def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
 def is_error_page(path: Path) -> bool:
     """Whether a file is obviously not a video: text, such as a page, a message or a playlist.
 
-    Text with a long stretch of base64 in it may be a video, unless it is a page: pages embed pictures that way.
+    Text that contains a lot of base64 may be a video, unless it is a page: pages embed pictures that way.
     """
     with path.open("rb") as file:
         head = file.read(16 * _LOOK_BYTES)
@@ -166,7 +166,7 @@ def _from(file: BinaryIO, at: int) -> Iterator[bytes]:
 
 
 def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
-    """Every member, as in `cat a.gz b.gz`. What comes after the last one is padding."""
+    """Every member, as in `cat a.gz b.gz`. Bytes after the last one are padding."""
     at = 0
     while True:
         file.seek(at)
@@ -224,19 +224,19 @@ def _parted(file: BinaryIO, at: int, boundary: bytes) -> Iterator[bytes]:
         if found:
             yield inside.removesuffix(b"\r")
             return
-        held = inside[-len(end) :]  # the boundary, and the line end before it, may continue in the next piece
+        held = inside[-len(end) :]  # the boundary and the line end before it may continue in the next piece
         yield inside[: -len(end)]
     raise _NotWrappedError
 
 
 def _unzipped(file: BinaryIO) -> Iterator[bytes]:
-    """The only video in a ZIP; with several, it would be unclear which one was requested."""
+    """The video in a ZIP. With several, it would be unclear which one was requested."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         videos = [
             entry
             for entry in entries[:_MAX_ZIP_ENTRIES]
-            # Encrypted ones cannot be read, and other compressions need libraries that may be missing.
+            # Encrypted entries cannot be read, and other compressions need libraries that may be missing.
             if not entry.flag_bits & 1 and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if _starts_as_video(archive, entry)
         ]
@@ -253,7 +253,7 @@ def _starts_as_video(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 
 def _decoded(file: BinaryIO, at: int) -> Iterator[bytes]:
-    """Base64 from there to its end: a quote, or the file's end."""
+    """Base64 from this position to a quote, or to the end of the file."""
     file.seek(at)
     text = letters = b""
     is_end = False
@@ -280,7 +280,7 @@ def _decoded_start(text: bytes) -> bytes:
 
 
 def _letters(text: bytes) -> bytes:
-    """Base64 in one line and in its usual letters. JSON has its own escapes for some: `\\/`, `\\n`, `\\u002b`."""
+    """The base64 on one line, in the standard alphabet, without JSON escapes such as `\\/`, `\\n` and `\\u002b`."""
     if b"\\" in text:
         text = _JSON_ESCAPE.sub(
             lambda escape: bytes.fromhex(escape[1].decode()) if escape[1] else escape[2] or b"", text

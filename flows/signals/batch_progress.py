@@ -12,7 +12,7 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from flows.signals.artifacts import artifact_key, shown
 
 EVERY_SECONDS: Final = 10.0
-"""An update was measured at 12 ms of the server's processor time: so there is not one for each video."""
+"""At most one update in this time, not one per video: each was measured at 12 ms of the server's processor time."""
 
 
 class BatchProgress:
@@ -26,7 +26,7 @@ class BatchProgress:
         self._lock = asyncio.Lock()
 
     async def ended(self, state: str) -> None:
-        """Counts a video. Updates the bar, unless that happened a moment ago."""
+        """Counts a video. Updates the bar, unless it was updated less than `EVERY_SECONDS` ago."""
         self._states[state] += 1
         if self._monotonic() - self._shown_at >= EVERY_SECONDS and not self._lock.locked():
             await self._show()

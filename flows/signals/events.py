@@ -1,7 +1,7 @@
 """The events that other flows and automations wait for. They contain no secret and no signed URL.
 
-An event is a hint; the ledger is the truth. Most are only queued, by `emit`. The ends of a generation, which others
-build on, are delivered by `deliver`, and its open marker stays until Prefect has confirmed them.
+An event is only a hint; the ledger decides. `emit` only queues an event. `deliver` waits until Prefect has confirmed
+it; it sends the ends of generations, on which other flows depend. The open marker stays until then.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ PROVIDER_BLOCKED: Final = "sora.provider.blocked"
 """A batch submits no more: APIXO rejects the account, the key or the model, or gives no clear answers."""
 
 BUDGET_LOW: Final = "sora.budget.low"
-"""Four fifths of what may be spent in a day or a month are spent or reserved. Once per day and month."""
+"""Four fifths of the ceiling of a day or month are spent or reserved. Emitted once for each day and month."""
 
 BALANCE_LOW: Final = "sora.balance.low"
-"""A batch starts, and the APIXO account has less than the API block's `balance_warning_below`."""
+"""A batch starts while the APIXO account has less than the API block's `balance_warning_below`."""
 
 PROMPT_CHARACTERS: Final = 200
 """How much of the prompt an event repeats: enough to recognize it; Prefect limits the size of events."""
@@ -49,8 +49,8 @@ CLOSING_SECONDS: Final = 5.0
 class EventConnection:
     """The single connection over which a run sends the events that Prefect must confirm. For one event loop.
 
-    Opened by the first event, and again if it breaks. A connection for each costs Prefect's server and the run several
-    requests, and on a busy machine more than the time that a confirmation may take.
+    Opened by the first event, and again if it breaks. A connection per event would cost Prefect's server and the run
+    several requests, which on a busy machine take longer than a confirmation may take.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class EventConnection:
     async def send(self, event: Event) -> None:
         """Sends an event and returns once the server has confirmed it; if the connection breaks, it is sent once more.
 
-        Many may be sent at the same time. If the confirmation is lost, an event is sent twice, with the same id.
+        Several may be sent at the same time. If a confirmation is lost, the event is sent twice, with the same id.
 
         Raises:
             Exception: whatever Prefect's client raises; the server has not confirmed it.
@@ -69,16 +69,16 @@ class EventConnection:
         for last in (False, True):
             client = await self._opened()
             try:
-                await client.emit(event)  # with a checkpoint after each: it returns after the server's pong
+                await client.emit(event)  # returns after the server's pong, since a checkpoint follows each event
             except BaseException as error:
-                self._drop(client)  # after a timeout as well: it may never answer again
+                self._drop(client)  # after a time-out too: the connection may never answer again
                 if last or not isinstance(error, Exception):
                     raise
             else:
                 return
 
     async def aclose(self) -> None:
-        """Closes it. The next event would open it again."""
+        """Closes the connection. The next event would open it again."""
         if self._client is not None:
             self._drop(self._client)
         if self._closing:
@@ -89,7 +89,7 @@ class EventConnection:
     async def _opened(self) -> EventsClient:
         async with self._opening:
             if self._client is None:
-                # It never reconnects by itself, which it cannot do while several events are being sent.
+                # No automatic reconnection: the client cannot do that while several events are being sent.
                 client = get_events_client(
                     reconnection_attempts=0, checkpoint_every=1, checkpoint_interval=NEVER_SECONDS
                 )
@@ -118,7 +118,7 @@ async def deliver(
 ) -> bool:
     """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
 
-    It has the same id however often it is sent for one end, so that Prefect recognizes a repetition.
+    Every event for the same end has the same id, so that Prefect recognizes a repetition.
 
     Returns:
         Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
@@ -134,7 +134,7 @@ async def deliver(
             async with get_client() as client:
                 event.related = await related_resources_from_run_context(client)
             await connection.send(event)
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may fail a run that has its video
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises anything; it must not fail the run
         run_logger().warning(
             "Prefect did not confirm the event %s of %s (%s). The collector will send it again.",
             event.event, generation.key, type(error).__name__,
@@ -153,13 +153,13 @@ async def publish_end(
 ) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
-    The marker also stays if the run dies in between, or if the Prefect server is down: whoever finds the marker
-    sends the event again.
+    The marker also stays if the run dies in between, or if the Prefect server is down: a later run that finds the
+    marker sends the event again.
 
     Args:
-        is_new: the caller has just recorded the end, and publishes it in any case: the marker may have been
-            removed by a process that published an earlier end and died before it could put the marker back. Prefect
-            recognizes a second event as a repetition. Otherwise a missing marker means that the event was delivered.
+        is_new: the caller has just recorded the end, so it is published even if there is no marker: a process that
+            published an earlier end may have removed the marker and died before it could restore it. Prefect recognizes
+            a second event as a repetition. If false, a missing marker means that the event was delivered.
     """
     if not is_new:
         published = await ledger.is_published(ended.key)
@@ -185,7 +185,7 @@ def emit_task_finished(
     Args:
         task_id: its task, which the API reports as ended.
         api, archive: names of the blocks, for the collector.
-        end: how it ended, sealed: see `handed_over`. Without it, the waiting run polls the API.
+        end: how it ended, encrypted: see `handed_over`. Without it, the waiting run polls the API.
         calls_collector: whether the automation of `collect-videos` starts a run for it.
     """
     emit_event(
@@ -209,7 +209,7 @@ def emit_budget_low(period: str, *, limit: Decimal, committed: Decimal, currency
 
     Args:
         period: a day such as `2026-11-28`, or a month such as `2026-11`.
-        limit, committed, currency: what may be spent in it, and what is spent or reserved.
+        limit, committed, currency: what may be spent in the period, and what is spent or reserved.
     """
     payload = {"period": period, "limit": str(limit), "committed": str(committed), "currency": currency}
     _emit_safely(BUDGET_LOW, f"sora.budget.{period}", period, payload)
@@ -224,7 +224,7 @@ def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
 def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     try:
         emit_event(event=event, resource=_resource(resource_id, name), payload=_without_nul(payload))
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises anything
         run_logger().warning("The event %s of %s was not sent (%s).", event, name, type(error).__name__)
 
 
@@ -254,7 +254,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nul(value: Any) -> Any:
-    """PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time."""
+    """The value without NUL: PostgreSQL's JSON rejects it, and Prefect would drop the event and others with it."""
     if isinstance(value, str):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if isinstance(value, dict):

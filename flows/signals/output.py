@@ -1,8 +1,8 @@
-"""Standard output and error that cannot fail, so that a closed pipe or a full disk never stops the work.
+"""Makes standard output and error safe, so that a closed pipe or a full disk never stops the work.
 
-A worker that is killed leaves its children running with pipes that nobody reads, and so does `sora … | head -1`.
-Prefect's console handler prints with rich, which answers a closed pipe with `SystemExit` in whatever thread or
-coroutine logs: that would end a paid call between the provider's answer and its record.
+A killed worker leaves its children running with pipes that no process reads, and so does `sora … | head -1`. Prefect's
+console handler prints with rich, which raises `SystemExit` for a closed pipe, in any thread or coroutine that logs.
+That would end a paid call between the provider's answer and its record.
 """
 
 import logging
@@ -20,7 +20,7 @@ class _SafeStream:
     """A text stream whose `write` and `flush` never fail. What cannot be written is dropped.
 
     Args:
-        stream: everything but a failure is passed on to it.
+        stream: the stream to which everything is passed on.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -48,8 +48,8 @@ class _SafeStream:
             self._drop(error)
 
     def _drop(self, error: Exception) -> None:
-        # A pipe that is closed stays closed. Without this, what is left in the buffer fails once more when the
-        # interpreter exits, which prints an error and makes the exit code 120. A disk may have space again later.
+        # A closed pipe stays closed. Without this, writing the rest of the buffer would fail again when the interpreter
+        # exits, which prints an error and makes the exit code 120. A full disk, however, may have space again later.
         if isinstance(error, BrokenPipeError):
             with suppress(OSError, ValueError):  # no file behind this stream
                 number = self._stream.fileno()
@@ -59,11 +59,11 @@ class _SafeStream:
 
 
 _CONTROLS: Final = dict.fromkeys(map(ord, "\a\b\v\f\r"))
-"""What rich leaves out as well."""
+"""The control characters that rich removes too."""
 
 
 class _PlainConsole:
-    """What Prefect's handler needs from a rich console, for a stream that is not a terminal: the lines as they are."""
+    """Stands in for a rich console in Prefect's handler if the stream is not a terminal: prints the lines unchanged."""
 
     is_terminal = False
 
@@ -76,7 +76,7 @@ class _PlainConsole:
 
 
 def protect_standard_streams() -> None:
-    """Makes `sys.stdout` and `sys.stderr` of this process safe. Our own programs call it first.
+    """Makes `sys.stdout` and `sys.stderr` of this process safe. The project's own programs call it first.
 
     A stream that was closed before the process started (`>&-`) is None in Python. It is opened on the null device, so
     that no other file or socket gets its number.
@@ -85,14 +85,14 @@ def protect_standard_streams() -> None:
 
 
 def protect_log_handlers() -> None:
-    """Makes the console handlers safe that Prefect has configured. For flows, which run in any process.
+    """Makes Prefect's console handlers safe. For flows, which may run in any process.
 
-    Prefect makes its handlers once, when it is imported, and setting logging up again changes only their levels. A
-    repeated call covers what was added meanwhile. No other handler is changed: those of the standard library catch
-    what happens while they write.
+    Prefect makes its handlers once, when it is imported; setting up logging again changes only their levels. A repeated
+    call covers handlers that were added since. No other handler is changed: those of the standard library catch errors
+    while they write.
 
-    Without a terminal, as under a worker, lines are written without rich, which takes a millisecond for each to
-    find that there is nothing to color.
+    Without a terminal, as under a worker, lines are written without rich, which takes a millisecond per line to find
+    nothing to color.
     """
     from prefect.logging.handlers import PrefectConsoleHandler  # noqa: PLC0415 - takes a second; `sora --help` needs none
     from prefect.settings import PREFECT_LOGGING_MARKUP  # noqa: PLC0415 - likewise

@@ -1,7 +1,7 @@
 """Reports the current progress of a generation to a listener in this process, such as the command line.
 
-The Prefect UI shows the task runs. A progress artifact for each poll was measured at 12 ms of server CPU, so there is
-none. Nothing here can fail: a log or a display that does not work must not end a paid generation.
+The Prefect UI shows the task runs. There is no progress artifact: updating it was measured at 12 ms of server CPU per
+poll. Nothing here can fail: a broken log or display must not end a paid generation.
 """
 
 import logging
@@ -24,8 +24,8 @@ class Progress:
     """One progress report.
 
     Attributes:
-        doing: a few words for people.
-        done: the step has succeeded.
+        doing: a few words for the user.
+        done: whether the step has succeeded.
         next_seconds: the time until the next check; None if unknown.
     """
 
@@ -41,7 +41,7 @@ Expect = Callable[[int], None]
 
 
 class _Display:
-    """A listener until its first failure. One object for all tasks of a run: a context variable alone is a copy."""
+    """A listener until its first failure. All tasks of a run share this object; they only copy the variable."""
 
     def __init__(self, listener: Listener, expect: Expect | None) -> None:
         self.listener: Listener | None = listener
@@ -50,7 +50,7 @@ class _Display:
     def call(self, report: Callable[[], None]) -> None:
         try:
             report()
-        except (Exception, SystemExit):  # noqa: BLE001 - any code; rich raises SystemExit for a closed pipe
+        except (Exception, SystemExit):  # noqa: BLE001 - arbitrary code; rich raises SystemExit for a closed pipe
             self.listener = self.expect = None
             run_logger().warning("The progress display failed and is turned off.", exc_info=True)
 
@@ -62,14 +62,14 @@ def listen(listener: Listener, *, expect: Expect | None = None) -> None:
     """Calls the listener with every report about the generations that run in this context from now on.
 
     Args:
-        listener: gets every report. One that raises is not called again.
-        expect: gets the number of generations of a batch, before the first of them begins.
+        listener: called with every report. One that raises is not called again.
+        expect: called with the number of generations in a batch, before the first one begins.
     """
     _display.set(_Display(listener, expect))
 
 
 def report_total(videos: int) -> None:
-    """Tells the listener, if it wants to know, how many generations there will be. Never raises."""
+    """Reports how many generations there will be, if there is a listener for that. Never raises."""
     display = _display.get()
     if display is not None and (expect := display.expect) is not None:
         display.call(lambda: expect(videos))
@@ -83,11 +83,11 @@ def report_progress(key: str, step: Step, doing: str, *, done: bool = False, nex
 
 
 class RunLog(PrefectLogAdapter):
-    """A log whose calls never raise: a record that cannot be written is lost, and the work goes on."""
+    """A log whose calls never raise: a record that cannot be written is lost, and the work continues."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """As in `logging.LoggerAdapter`; every other call comes through here."""
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller of this method, as without it
+        """As in `logging.LoggerAdapter`; every other method calls this one."""
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # so that records show the caller, not this method
         with suppress(Exception, SystemExit):  # rich raises SystemExit for a closed pipe
             super().log(level, msg, *args, **kwargs)
 

@@ -1,6 +1,6 @@
-"""What the Prefect UI shows of a run without its video: what happened, whether it was paid, and what to do.
+"""The artifact of a run that ends without a video: what happened, whether it was paid, and what to do.
 
-Its key is that of the video's own artifact, so the newest version there shows the video's state.
+It has the same key as the video's own artifact, so the newest version shows the video's state.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ async def publish_on_its_way(generation: Generation, options: str) -> None:
 
 
 def failure_markdown(key: str, reason: str, guidance: Advice, found: Generation | None) -> str:
-    """The text of a failure. Pure. What came from outside cannot become markup."""
+    """The text for a failure. Pure. External text cannot become markup."""
     lines = [
         f"# {guidance.title}: {plain(key)}",
         "",
@@ -55,7 +55,7 @@ def failure_markdown(key: str, reason: str, guidance: Advice, found: Generation 
 
 
 def on_its_way_markdown(generation: Generation, options: str) -> str:
-    """The text of a video that is being generated. Pure."""
+    """The text for a video that is still being generated. Pure."""
     lines = [
         f"# On its way: {plain(generation.key)}",
         "",
@@ -149,6 +149,6 @@ def _facts(found: Generation) -> list[str]:
         "flow run": attempt.claimed_by.flow_run_id or "none",
         "seconds of video": str(found.requested.seconds or "unknown"),
     }
-    # The first one is the table's head: an empty one shows as an empty bar.
+    # The first row is the table's header: an empty header would be shown as an empty bar.
     head, *others = (f"| {name} | {plain(value)} |" for name, value in rows.items())
     return [head, "|---|---|", *others]

@@ -1,8 +1,8 @@
-"""One line for a known error: its reason, without the two tracebacks that Prefect puts around it.
+"""Logs a known error in one line, without the two tracebacks that Prefect adds.
 
-Prefect logs an error of a task with its traceback, logs it again in the flow, and repeats it in both *Finished in
-state* lines. An error of ours says what happened and what to do, so it is in the log once. Any other error keeps
-its tracebacks.
+Prefect logs a task's error with its traceback, logs it again in the flow, and repeats it in both *Finished in state*
+lines. This project's own errors say what happened and what to do, so they are logged once. All other errors keep their
+tracebacks.
 """
 
 import logging
@@ -14,7 +14,7 @@ from flows.signals.output import protect_log_handlers
 
 LOGGERS: Final = ("prefect.flow_runs", "prefect.task_runs")
 LOGGED: Final = "_is_logged"
-"""Set on an error whose reason is in the log."""
+"""The attribute that is set on an error once its reason is in the log."""
 FINISHED: Final = re.compile(r"^Finished in state (\w+)\(.*encountered an exception:? (\w+)", re.DOTALL)
 
 
@@ -25,7 +25,7 @@ class _ReasonOnce(logging.Filter):
             record.msg, record.args, record.exc_info, record.exc_text = str(raised), (), None, None
             return _first(raised)
         if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
-            # We log it ourselves, as with the error of an unclear payment, before anything else can happen.
+            # Logged by this project itself, such as the error of an unclear payment, before anything else can happen.
             ours = [item for item in record.args if isinstance(item, SoraError)]
             if len(ours) == len(record.args) == 1 and record.msg == "%s":
                 return _first(ours[0])
@@ -44,7 +44,7 @@ def _first(error: SoraError) -> bool:
 
 
 def _names() -> set[str]:
-    """The names of all our errors that this process knows."""
+    """The class names of all of this project's errors that are imported in this process."""
     found, left = set[str](), list[type[SoraError]]([SoraError])
     while left:
         error = left.pop()
@@ -57,7 +57,7 @@ _FILTER: Final = _ReasonOnce()
 
 
 def prepare_run_log() -> None:
-    """Flows call it first: no log can fail them, and reasons are logged once. Repeating it changes nothing."""
+    """Flows call it first, so that no log can fail them, and reasons are logged once. Repeating it changes nothing."""
     protect_log_handlers()
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)

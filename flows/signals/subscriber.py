@@ -1,7 +1,7 @@
-"""Wakes the run that waits for a task that has ended: subscribes to the event `apixo.task.finished`.
+"""Wakes a waiting run when its task has ended, by subscribing to the event `apixo.task.finished`.
 
-The callback receiver emits that event, and any process connected to the same Prefect server receives it. It is only a
-reason to continue now rather than later: a lost one costs time, and polling continues anyway.
+The callback receiver emits that event, and any process connected to the same Prefect server receives it. It only lets
+the run continue sooner: a lost event costs time, and polling continues anyway.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from flows.signals.events import TASK_FINISHED
 from flows.signals.progress import run_logger
 
 RECONNECT_SECONDS: Final = 5.0
-"""The pause before subscribing again after the connection to the Prefect server broke for good."""
+"""The pause before subscribing again after the connection to the Prefect server could not be restored."""
 
 
 class Subscriber:
-    """Notifications for the waiters of one flow run. There are none until `subscribe` is called."""
+    """Notifies the waiting coroutines of one flow run. Nothing arrives until `subscribe` is called."""
 
     def __init__(self) -> None:
         self._events: dict[str, asyncio.Event] = {}
@@ -34,8 +34,8 @@ class Subscriber:
     async def resubscribe(self) -> None:
         """Subscribes again. Prefect then replays the last minute.
 
-        An event that was published just before the first connection, and stored just after it, arrives only this way:
-        Prefect stores events every 5 s, and replays what is stored.
+        An event that was published just before the first connection, but stored just after it, arrives only this way:
+        Prefect stores events every 5 s, and replays only stored ones.
         """
         await self.aclose()
         self.subscribe()
@@ -51,18 +51,18 @@ class Subscriber:
         """Wakes the waiter for this key. A notification without a waiter is kept.
 
         Args:
-            end: how its task ended, sealed, if the event says so.
+            end: how its task ended, encrypted, if the event contains that.
         """
         if end is not None:
             self._ends[key] = end
         self._event(key).set()
 
     def take_end(self, key: str) -> str | None:
-        """How the task of this key ended, sealed, as in the last notification. Returned once."""
+        """How the task of this key ended, encrypted, from the last notification. Returned only once."""
         return self._ends.pop(key, None)
 
     async def sleep(self, key: str, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Sleeps until the time is over or the key is notified, and uses up that notification."""
+        """Sleeps until the time is over or the key is notified, and clears that notification."""
         event = self._event(key)
         sleeping = asyncio.ensure_future(sleep(seconds))
         notified = asyncio.ensure_future(event.wait())
@@ -76,7 +76,7 @@ class Subscriber:
         event.clear()
 
     def take_notified(self) -> set[str]:
-        """The keys that were notified without a waiter. Uses up these notifications."""
+        """The keys that were notified without a waiter. Clears these notifications."""
         keys = {key for key, event in self._events.items() if event.is_set()}
         for key in keys:
             self._events[key].clear()

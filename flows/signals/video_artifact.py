@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of an archived video: a picture, a player, a table, and links without signatures."""
+"""The artifact of an archived video in the Prefect UI: a picture, a player, a table, and links without signatures."""
 
 import asyncio
 import base64
@@ -49,18 +49,18 @@ def markdown(
     cost: Decimal | None = None,
     options: str = "",
 ) -> str:
-    """The artifact's text. Pure. What came from outside cannot become markup."""
+    """The artifact's text. Pure. External text cannot become markup."""
     video = generation.video
     link = _link(generation.key, video.name, archive) if video is not None else None
     lines = [f"# {heading(generation)}", "", *picture_and_player(generation, archive, thumbnail=thumbnail)]
-    # The first fact is the table's head: an empty one shows as an empty bar.
+    # The first fact is the table's header: an empty header would be shown as an empty bar.
     first, *others = _facts(generation, cost)
     lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
     for item in generation.objects:
-        # A description is only in the store; the gallery has no use for it.
+        # The gallery does not serve the JSON description, so it is linked only in the store.
         at = archive.public_link(item.name) if item.kind == "sidecar" else _link(generation.key, item.name, archive)
         place = plain(f"{item.bucket}/{item.name}")
-        # The place itself is not a link: the classic UI would show its backslashes there.
+        # The object name itself is not a link: in link texts, the classic UI would show its backslashes.
         lines.append(f"| {item.kind} | {place}{f', [open]({at})' if at else ''} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
     lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
@@ -97,9 +97,9 @@ def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbna
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     video = generation.video
     if video is not None and (link := _link(generation.key, video.name, archive)):
-        if video.content_type.startswith("image/"):  # a GIF, which browsers play as a picture alone
+        if video.content_type.startswith("image/"):  # a GIF, which browsers play only as an image
             return [*lines, f"![the video]({link})", ""]
-        # The classic UI plays it; the new one leaves it out, and has the link below.
+        # The classic UI plays it; the new UI removes it, so there is also the link below.
         picture = _link(generation.key, generation.poster_name, archive) if generation.poster_name else None
         shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
         lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
@@ -107,7 +107,7 @@ def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbna
 
 
 def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
-    """Where a browser gets an object: through the gallery, or else from the store. Never a URL signed by the store."""
+    """A browser's URL for an object: through the gallery, or else in the store. Never a URL signed by the store."""
     return archive.gateway_link(key, object_name) or archive.public_link(object_name)
 
 
@@ -137,7 +137,7 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
 
 
 def _timeline(generation: Generation) -> list[str]:
-    """When each of the five steps ended, as far as the record says. It has no times for the images and the download."""
+    """When each of the five steps ended, as far as recorded. The image check and the download have no times."""
     attempt = generation.attempt
     images = len(generation.request.image_urls)
     return [

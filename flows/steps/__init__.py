@@ -1,10 +1,10 @@
-"""The five steps of a generation, each a Prefect task, one to a file; `retrieve` takes the last two.
+"""The five steps of a generation, each a Prefect task in its own file; `retrieve` runs the last two.
 
-What they do is in modules of `flows`: submit in `submission`, wait in `task_end`, fetch in `fetching`, archive in
-`archiving`. When Prefect retries them is in `calling.py`.
+Their work is in modules of `flows`: submit in `submission`, wait in `task_end`, fetch in `fetching`, archive in
+`archiving`. `retrying.py` defines when Prefect retries them.
 
-A step whose work is already done reads that in the ledger, says so and ends at once. The ledger decides this, not
-Prefect's result cache, which would lose the paid call. So the tasks persist no results and use no cache.
+A step reads in the ledger whether its work is already done, logs that and returns at once. The ledger decides this,
+not Prefect's result cache, which would lose the paid call. So the tasks persist no results and use no cache.
 """
 
 from flows.steps.archive import archive

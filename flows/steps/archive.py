@@ -1,4 +1,4 @@
-"""Puts the video, a poster and a description into the archive, reads the video back, and only then says so."""
+"""Archives the video, a poster and a description, and reports success only after reading the video back."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     """Uploads into the task's own folder, reads back, records that it is archived, and then publishes the event.
 
     Args:
-        videos: what fetch returned; None if the ledger says that all is archived.
+        videos: what fetch returned; None if the ledger says that everything is archived.
 
     Raises:
         SupersededError: the generation has another task now. The video is archived alongside, if it was paid for.

@@ -1,4 +1,4 @@
-"""Downloads the result to the local disk and makes sure that it plays."""
+"""Downloads the result to the local disk and checks that it plays."""
 
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,16 @@ from flows.steps.retrying import FREE_STEP, RETRIES
 async def fetch(
     paid: PaidTask, known: Entry, status: Succeeded | None, folder: Path, resources: Resources
 ) -> list[FetchedVideo] | None:
-    """Downloads every result into the folder and inspects it. None: the ledger says that all is archived.
+    """Downloads every result into the folder and inspects it. None: the ledger says that everything is archived.
 
     Retried after transient errors, cut downloads and damaged files; a cut download resumes where it was cut.
 
     Args:
         status: the provider's last answer; None after a rerun, which polls again for fresh URLs.
-        folder: where the files go, and where an earlier run may have left them.
+        folder: where the files go, and where an earlier run may have left some.
 
     Raises:
-        MediaError: the result cannot be fetched, or is not a whole video.
+        MediaError: the result cannot be fetched, or is not a complete video.
         ApixoError: the provider gave no URLs.
     """
     logger, key, found = run_logger(), paid.key, known.generation

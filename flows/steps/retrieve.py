@@ -1,4 +1,4 @@
-"""The last two steps of a generation, whoever takes them: its own run, a rerun, or the collector."""
+"""The last two steps of a generation, run by its own run, a rerun, or the collector."""
 
 from apixo import Succeeded
 from flows.media.work_directory import work_folder
@@ -15,7 +15,7 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
 
     Args:
         known: the latest known record: submitted, succeeded or archived.
-        status: the provider's last answer, with the URLs; None: it is polled, if something is left to fetch.
+        status: the provider's last answer, with the URLs; None: the provider is polled, if something is left to fetch.
 
     Raises:
         SupersededError: the generation has another task now. This one's video is archived alongside, if it was paid

@@ -1,4 +1,4 @@
-"""How a step is called, and when Prefect retries it. Only free steps are retried: the paid call has its own rules."""
+"""How steps are called, and when Prefect retries them. Only free steps are retried: the paid call has its own rules."""
 
 import functools
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -19,10 +19,10 @@ LONGEST_DELAY_SECONDS: Final = 60.0
 
 
 def whole(value: T) -> T:
-    """The value as an argument that Prefect does not inspect. The step gets it as it is.
+    """Wraps an argument so that Prefect does not inspect it. The step gets it unchanged.
 
     Prefect walks through models and lists field by field, twice, to find futures. There are none, and for five steps
-    that takes 3 ms per video. It still knows which step's result an argument is, for the graph of a run.
+    that takes 3 ms per video. The run's graph still shows which step's result an argument is.
     """
     return cast("T", opaque(value))
 
@@ -33,12 +33,12 @@ def delays_seconds(first_seconds: float) -> list[float]:
 
 
 def retried(step: Task[P, R], first_seconds: float) -> Task[P, R]:
-    """A step with these pauses before its retries; the first has this many seconds."""
+    """The step with pauses before its retries: see `delays_seconds`."""
     copy: Task[P, R] = _retried(step, first_seconds)
     return copy
 
 
-@functools.cache  # for each copy, Prefect reads the step's source again, which takes 2 ms
+@functools.cache  # for each copy, Prefect reads the step's source code again, which takes 2 ms
 def _retried(step: Task[Any, Any], first_seconds: float) -> Any:
     return step.with_options(retry_delay_seconds=delays_seconds(first_seconds))
 
@@ -61,4 +61,4 @@ FREE_STEP: Final[dict[str, Any]] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
-"""The options of a free task."""
+"""The task options of a free step."""

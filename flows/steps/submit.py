@@ -20,7 +20,7 @@ async def submit(key: str, request: VideoRequest, resources: PayingResources, te
         SubmissionRejectedError: the provider rejected it, could not be reached, or gave no status of the failed task
             that would be paid for again. Nothing was paid.
         UnconfirmedError: no clear answer came, now or in an earlier run. It may have been paid.
-        VideoFailedError: the provider accepted it before, and failed.
+        VideoFailedError: the provider accepted it earlier, and its task failed.
         StoreError: the ledger cannot be written, so nothing was submitted.
     """
     return await Submission(key, request, resources, terms).run()

@@ -15,8 +15,8 @@ from flows.wording import counted
 async def validate_image(key: str, request: VideoRequest, resources: Resources) -> None:
     """Fetches and decodes every image of the request. Retried when the network failed.
 
-    It returns nothing: of a list that nobody keeps, Prefect 3.8 mistakes whatever later lies at its address for the
-    result of this step.
+    It returns nothing: Prefect 3.8 tracks results by memory address. After a discarded list, it would mistake a later
+    object at the same address for this step's result.
 
     Raises:
         MediaError: an image is rejected, with the reason, or cannot be fetched.
@@ -28,7 +28,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
         return
     entry = await resources.ledger.read(key)
     if entry is not None and entry.generation.state not in (State.REJECTED, State.FAILED):
-        # The image may be gone by now. That must not stop a video that may already be paid.
+        # The image may have been removed since. That must not stop a video that may already be paid.
         logger.info("%s was validated before: the ledger says %s.", key, entry.generation.state)
         report_progress(key, "validate_image", "done before", done=True)
         return

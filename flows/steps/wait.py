@@ -15,15 +15,15 @@ from flows.task_end import record_end, wait_for_task
 # retries=0: not even a profile's default retries may repeat this step automatically.
 @task(name="wait", task_run_name="wait {paid.key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Succeeded | None]:
-    """Sleeps, then polls until the task ends. Only a final state or the deadline ends the wait, not a transient answer.
+    """Sleeps, then polls until the task ends. Only a final state or the deadline ends the wait, not a transient error.
 
     Returns:
-        The record, and what the provider said: result URLs may be signed, so they are not stored. None: the ledger
-        already says that the task has succeeded.
+        The record, and the provider's last answer, which is not stored because result URLs may be signed. The answer is
+        None if the ledger already says that the task has succeeded.
 
     Raises:
         VideoFailedError: the provider reports the task as failed.
-        DeadlineError: not finished in time. A rerun continues to wait.
+        DeadlineError: the task did not end in time. A rerun continues to wait.
         AuthenticationError: the API key is invalid. A rerun with the right one continues.
         SupersededError: the generation has another task now, and this one was named by mistake.
     """

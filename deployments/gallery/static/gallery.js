@@ -1,5 +1,5 @@
-// What the pages do beyond links and forms, which work without it: search while typing, more cards while scrolling,
-// playing under the pointer, a viewer, keys, copying.
+// Enhancements of the pages, which also work without scripts: search while typing, more cards while scrolling, playing
+// under the pointer, a viewer, keys, copying.
 "use strict";
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -15,7 +15,7 @@ async function fetchPage(address, options) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-// Search and filters: the results are replaced, the address follows.
+// Search and filters: replaces the results and updates the URL.
 let asked = null;
 let typing = 0;
 
@@ -56,7 +56,7 @@ $("#search")?.addEventListener("submit", (event) => {
 });
 $("#filters")?.addEventListener("change", search);
 
-// More cards when the end comes near.
+// Loads more cards near the end of the page.
 const end = new IntersectionObserver((seen) => seen.some((item) => item.isIntersecting) && more(), { rootMargin: "800px" });
 
 function watchEnd() {
@@ -71,7 +71,7 @@ async function more() {
   end.disconnect();
   try {
     const page = await fetchPage(next.href);
-    if (!list.isConnected) return; // another search came meanwhile
+    if (!list.isConnected) return; // another search has replaced the list
     const known = new Set(cards().map((card) => card.getAttribute("href")));
     for (const item of page.querySelectorAll("#cards li")) {
       if (!known.has($("a", item).getAttribute("href"))) list.append(item);
@@ -81,7 +81,7 @@ async function more() {
     else $(".pager").replaceChildren();
     watchEnd();
   } catch {
-    // The link is still there.
+    // The link to the next page is still there.
   }
 }
 
@@ -93,7 +93,7 @@ document.addEventListener("pointerover", (event) => {
   if (event.pointerType !== "mouse" || still || !card || card.contains(event.relatedTarget)) return;
   clearTimeout(hovering);
   hovering = setTimeout(() => {
-    const gif = "moving" in card.dataset; // browsers play it as a picture alone
+    const gif = "moving" in card.dataset; // browsers play it only as an image
     const video = Object.assign(document.createElement(gif ? "img" : "video"), { muted: true, loop: true, playsInline: true });
     video.classList.add("playing");
     video.src = card.dataset.video;
@@ -163,7 +163,7 @@ document.addEventListener("click", (event) => {
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // plain http: browsers then have the old way only
+  } catch { // without https, browsers support only the old way
     const area = Object.assign(document.createElement("textarea"), { value: text });
     (button.closest("dialog") ?? document.body).append(area);
     area.select();
