@@ -27,7 +27,7 @@ from tests.support.events import Sent
         (-1, 0, None, True),
     ],
 )
-def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | None, short: bool) -> None:
+def test_shortfall_needs_a_lower_balance_in_a_comparable_currency(balance: int, needed: int, currency: str | None, short: bool) -> None:
     assert (shortfall(Decimal(balance), Decimal(needed), currency) is not None) is short
 
 
@@ -48,11 +48,11 @@ def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | 
         ({"price_per_second": Decimal(0)}, "74.87 USD"),
     ],
 )
-def test_what_the_balance_buys(sandbox: SandboxServer, fields: dict[str, Any], described: str) -> None:
+def test_balance_description_includes_how_much_video_it_buys(sandbox: SandboxServer, fields: dict[str, Any], described: str) -> None:
     assert describe_balance(Decimal("74.87"), make_api(sandbox, **fields)) == described
 
 
-async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
+async def test_account_check_reports_balance_and_warns_below_threshold(api: ApixoApi) -> None:
     async with api.status_client() as client:
         found = await check_account(client, api)
         low = api.model_copy(update={"balance_warning_below": Decimal(100_000)})
@@ -72,7 +72,7 @@ NONE = [
 
 
 @pytest.mark.parametrize("answer", NONE, ids=range(len(NONE)))
-async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
+async def test_missing_balance_is_reported_and_blocks_nothing(
     answer: bytes, api: ApixoApi, sent: Sent
 ) -> None:
     async with serving(reply(answer)) as server:
@@ -88,7 +88,7 @@ async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
     assert sent.all() == []
 
 
-async def test_a_balance_that_is_required_and_missing_is_an_error(api: ApixoApi) -> None:
+async def test_insufficient_required_balance_raises_error(api: ApixoApi) -> None:
     strict = api.model_copy(update={"require_balance": True})
     async with api.status_client() as client:
         assert await check_balance(client, strict, Decimal(10_000), batch_key="k") is None

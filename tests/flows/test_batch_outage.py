@@ -60,7 +60,7 @@ def states(summary: BatchSummary) -> Counter[str]:
 @pytest.mark.parametrize(
     "kind", ["reset_after", pytest.param("http_502_html", marks=MORE), pytest.param("hang", marks=MORE)]
 )
-async def test_an_outage_from_row_8_on_costs_a_few_visits_and_the_rest_comes_by_itself(
+async def test_outage_leaves_few_rows_unconfirmed_and_the_batch_continues_after_it(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float
 ) -> None:
     for call in ("submit", "status"):
@@ -86,7 +86,7 @@ async def test_an_outage_from_row_8_on_costs_a_few_visits_and_the_rest_comes_by_
 @pytest.mark.parametrize(
     "kind", ["http_502_html", pytest.param("reset_after", marks=MORE), pytest.param("hang", marks=MORE)]
 )
-async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
+async def test_batch_stops_if_only_free_calls_are_answered(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind=kind, skip=BEFORE, times=-1))
@@ -105,7 +105,7 @@ async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
 
 
 @pytest.mark.parametrize(("count", "per_second"), [(12, 50.0), pytest.param(100, 5.0, marks=MORE)])
-async def test_a_batch_whose_videos_cannot_be_archived_pays_for_no_more_of_them(
+async def test_batch_stops_paying_if_its_videos_cannot_be_archived(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, count: int, per_second: float, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
@@ -123,7 +123,7 @@ async def test_a_batch_whose_videos_cannot_be_archived_pays_for_no_more_of_them(
     assert len(sandbox.record.submits()) == count
 
 
-async def test_single_videos_that_cannot_be_archived_stop_no_batch(
+async def test_isolated_archive_failures_do_not_stop_the_batch(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for number in (1, 2, 4, 6, 7):
@@ -135,7 +135,7 @@ async def test_single_videos_that_cannot_be_archived_stop_no_batch(
     assert len(sandbox.record.submits()) == 8
 
 
-async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
+async def test_reply_from_a_gateway_does_not_count_as_an_answered_free_call(
     sandbox: SandboxServer, api: ApixoApi
 ) -> None:
     async with api.status_client() as client:
@@ -157,7 +157,7 @@ async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
 @pytest.mark.parametrize(
     "kind", ["http_402", pytest.param("http_400_credits", marks=MORE), pytest.param("http_401", marks=MORE)]
 )
-async def test_an_account_that_empties_stops_the_rest_and_leaves_nothing_unclear(
+async def test_emptied_account_stops_the_batch_and_leaves_nothing_unconfirmed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, empties_at: int, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind=kind, skip=empties_at, times=-1))
@@ -176,7 +176,7 @@ async def test_an_account_that_empties_stops_the_rest_and_leaves_nothing_unclear
     assert len(sandbox.record.charged()) == count
 
 
-async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_yet(
+async def test_row_that_fails_for_credits_stops_the_rows_not_yet_submitted(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
 ) -> None:
     """The account is found empty by the failCode of a task that it had taken."""
@@ -196,7 +196,7 @@ async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_y
     assert len(sandbox.record.submits()) == 12
 
 
-async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_one(
+async def test_row_that_failed_for_credits_in_an_earlier_run_does_not_stop_a_later_run(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     """The account was topped up since. That row needs a person, the others do not."""

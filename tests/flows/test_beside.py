@@ -66,7 +66,7 @@ async def replaced_by_a_faster_one(key: str, resources: PayingResources, says: d
     return first.task_id
 
 
-async def test_a_paid_task_that_takes_longer_than_the_one_that_replaced_it_is_archived_later(
+async def test_superseded_task_slower_than_its_replacement_is_archived_later(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, says: dict[str, Any]
 ) -> None:
     first = await replaced_by_a_faster_one(key, resources, says, UNDER_WAY)
@@ -96,7 +96,7 @@ async def test_a_paid_task_that_takes_longer_than_the_one_that_replaced_it_is_ar
     ],
     ids=["failed", "failed with much to say", "never ends", "unknown"],
 )
-async def test_one_that_brings_no_video_is_noted_and_not_asked_for_ever(
+async def test_superseded_task_without_video_is_recorded_and_not_polled_forever(
     first_says: Any, days: int, why: str, key: str, resources: PayingResources, says: dict[str, Any]
 ) -> None:
     await replaced_by_a_faster_one(key, resources, says, first_says)
@@ -121,7 +121,7 @@ async def _collected_after(days: int, resources: PayingResources) -> list[Collec
         return await collect(None, resources)
 
 
-async def test_an_answer_that_comes_while_the_end_is_being_closed_keeps_the_marker(
+async def test_late_answer_while_the_generation_is_closed_keeps_the_open_marker(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """Whoever closes saw the record without the answer's task, and removes the marker after the answer wrote it."""
@@ -146,7 +146,7 @@ async def test_an_answer_that_comes_while_the_end_is_being_closed_keeps_the_mark
 
 
 @pytest.mark.parametrize("first_to_arrive", ["the reply", "the other's callback"])
-async def test_a_paid_call_that_a_proxy_sent_twice_has_both_its_videos_archived(
+async def test_paid_call_sent_twice_by_a_proxy_gets_both_videos_archived(
     first_to_arrive: str, key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     """Each task calls the one address that both have been given. No reply ever tells of the other one."""
@@ -179,7 +179,7 @@ async def test_a_paid_call_that_a_proxy_sent_twice_has_both_its_videos_archived(
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
 
 
-async def test_a_call_that_names_a_task_nobody_knows_or_of_another_generation_adds_nothing(
+async def test_callback_with_an_unknown_or_foreign_task_adds_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await Submission(key, KITE, resources).run()

@@ -29,7 +29,7 @@ def by_name(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     return {finding.name: (finding.outcome, finding.detail) for finding in findings}
 
 
-async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
+async def test_valid_setup_passes_every_check_and_pays_nothing(
     stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     found = by_name(await check_setup(stored.name, stored.name))
@@ -63,7 +63,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("api_fields", "archive_fields", "name", "words"), [row[1:] for row in WRONG],
                          ids=[row[0] for row in WRONG])  # fmt: skip
-async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
+async def test_each_setup_error_is_reported_with_its_fix(
     api: ApixoApi,
     archive: VideoArchive,
     prefect_server: object,
@@ -86,7 +86,7 @@ async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
 @pytest.mark.parametrize(
     ("model", "meant"), [("sora2", "sora-2"), ("Kling-2-6", "kling-2-6"), ("sora-2", None), ("our-own-model", None)]
 )
-async def test_a_price_whose_model_is_probably_misspelled_is_a_warning(
+async def test_price_for_a_probably_misspelled_model_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, model: str, meant: str | None
 ) -> None:
     priced = api.model_copy(update={"prices": {model: Price(per_video=Decimal(1))}})
@@ -98,7 +98,7 @@ async def test_a_price_whose_model_is_probably_misspelled_is_a_warning(
         assert wanted[0] in await flows.checks.check_setup(stored.name, stored.name)
 
 
-async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None:
+async def test_missing_blocks_are_reported(prefect_server: object) -> None:
     found = by_name(await flows.checks.check_setup("nowhere", "nowhere"))
     assert list(found) == ["code", "block apixo-api/nowhere", "block video-archive/nowhere", "disk"]
     assert "sora setup" in found["block apixo-api/nowhere"][1]
@@ -114,7 +114,7 @@ async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None
         (None, "warning", "Is `sora callbacks` running"),
     ],
 )
-async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is_said(
+async def test_callback_url_without_a_receiver_for_these_blocks_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, words: str
 ) -> None:
     async with serving(reply(answer or b"")) as receiver:
@@ -126,7 +126,7 @@ async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is
     assert words in found["callbacks"][1]
 
 
-async def test_a_callback_address_whose_certificate_nobody_trusts_is_said(
+async def test_callback_url_with_an_untrusted_certificate_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, tmp_path: Path
 ) -> None:
     secret: Any = Secret(value="a-secret-of-enough-length")
@@ -142,7 +142,7 @@ async def test_a_callback_address_whose_certificate_nobody_trusts_is_said(
     assert receiver.requests == []
 
 
-async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
+async def test_receiver_proves_its_blocks_only_to_a_caller_with_the_same_blocks(
     api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
 ) -> None:
     async with receiving(api, archive) as receiver:
@@ -158,7 +158,7 @@ async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
         assert called.status == 404
 
 
-async def test_a_clock_that_is_off_has_a_line_of_its_own(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_clock_is_a_separate_finding(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
     async def offset(store: ObjectStore) -> float | None:
         return 90.0
 
@@ -169,7 +169,7 @@ async def test_a_clock_that_is_off_has_a_line_of_its_own(stored: StoredBlocks, m
     assert "archive" not in found
 
 
-async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_reach(
+async def test_images_in_the_archive_need_a_url_that_the_provider_can_reach(
     stored: StoredBlocks, archive: VideoArchive
 ) -> None:
     """Their address is signed, so no line shows it."""
@@ -186,7 +186,7 @@ async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_rea
         assert "X-Amz" not in detail
 
 
-async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api: ApixoApi) -> None:
+async def test_earlier_result_hosts_are_checked_only_for_the_real_api(api: ApixoApi) -> None:
     """A firewall that lets only the API through would be met after paying."""
     hosts = ["nowhere.invalid"]
     async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
@@ -198,14 +198,14 @@ async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api:
         assert len(await check_result_route(web, api, hosts=hosts)) == 1
 
 
-async def test_a_private_api_says_nothing_of_the_way_to_results(api: ApixoApi) -> None:
+async def test_result_route_is_a_warning_for_a_private_api(api: ApixoApi) -> None:
     async with guarded_client(allow_private_hosts=False) as web:
         (found,) = await check_result_route(web, api)
     assert found.outcome == "warning"
     assert "result_check_url" in found.detail
 
 
-async def test_a_dry_run_says_what_it_could_not_try_of_the_way_to_results(api: ApixoApi, archive: VideoArchive) -> None:
+async def test_dry_run_reports_an_unchecked_result_route(api: ApixoApi, archive: VideoArchive) -> None:
     store = archive.store()
     async with api.status_client() as client, guarded_client(allow_private_hosts=False) as web:
         found = by_name(await check_before_paying(client, store, web, api, archive))
@@ -214,14 +214,14 @@ async def test_a_dry_run_says_what_it_could_not_try_of_the_way_to_results(api: A
     assert "result_check_url" in found["result route"][1]
 
 
-async def test_no_key_is_sent_to_where_results_come_from(api: ApixoApi) -> None:
+async def test_api_key_is_not_sent_to_result_hosts(api: ApixoApi) -> None:
     async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
         await check_result_route(web, api.model_copy(update={"result_check_url": f"{elsewhere.url}/probe.bin"}))
     (request,) = elsewhere.requests
     assert request.header("authorization") is None
 
 
-def test_a_full_disk_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_space(tmp_path / "not" / "there" / "yet").outcome == "ok"
     monkeypatch.setattr(flows.checks, "FREE_BYTES", 10**18)
     found = check_space(tmp_path)

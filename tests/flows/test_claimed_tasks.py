@@ -82,19 +82,19 @@ BODIES: list[tuple[bytes, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "claimed_task_id"), BODIES, ids=[repr(body[:40]) for body, _ in BODIES])
-def test_the_claimed_task_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
+def test_claimed_task_id_is_parsed_from_the_body(body: bytes, claimed_task_id: str | None) -> None:
     assert parse_claimed_task_id(body) == claimed_task_id
 
 
 @given(
     st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
 )
-def test_no_body_can_break_the_reading_of_the_claimed_task(body: bytes) -> None:
+def test_no_body_breaks_the_parsing_of_the_claimed_task_id(body: bytes) -> None:
     claimed_task_id = parse_claimed_task_id(body)
     assert claimed_task_id is None or claimed_task_id.isprintable()
 
 
-async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
+async def test_claimed_task_is_ignored_if_it_is_unknown_or_belongs_to_another_key(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -112,7 +112,7 @@ async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_i
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_over(
+async def test_claimed_task_of_another_attempt_of_the_same_key_is_not_adopted(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -126,7 +126,7 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     assert "--task-id" in caplog.messages[-1]
 
 
-async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_attempt(
+async def test_claimed_task_that_a_user_replaced_stays_with_its_own_attempt(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """The store must not call it the second attempt's either: who looks for that one's answer would believe it."""
@@ -140,7 +140,7 @@ async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_atte
     assert (await records(resources), await resources.ledger.tasks.owner(first)) == before
 
 
-async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_and_does_not_count(
+async def test_claimed_task_that_contradicts_the_ledger_is_recorded_as_superseded(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """As where a proxy on the way has sent the paid call twice."""
@@ -155,7 +155,7 @@ async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_a
     assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
 
 
-async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_written_is_one_more_that_was_paid_for(
+async def test_claimed_task_that_races_with_the_reply_is_recorded_as_superseded(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)

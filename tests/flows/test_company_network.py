@@ -24,7 +24,7 @@ async def wrong(name: str) -> dict[str, list[str]]:
     return found
 
 
-async def test_a_company_network_is_named_thing_by_thing_and_a_video_comes_through_it(
+async def test_company_network_problems_are_reported_one_by_one_until_a_video_is_archived(
     minio: ObjectStoreServer,
     sandbox: SandboxServer,
     api: ApixoApi,

@@ -67,7 +67,7 @@ def state_of(run: FlowRun) -> str:
     return run.state.name if run.state and run.state.name else ""
 
 
-async def test_a_preview_that_failed_after_the_retry_is_not_paid_again_when_the_run_goes_on(
+async def test_preview_that_failed_after_a_retry_is_not_paid_again_when_the_run_resumes(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     rows = [{"id": name, "prompt": name, "duration": 8} for name in ("dunes", "unlucky")]
@@ -92,7 +92,7 @@ async def test_a_preview_that_failed_after_the_retry_is_not_paid_again_when_the_
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
-async def test_a_retry_asks_again_after_nobody_has_answered(
+async def test_retry_shows_the_form_again_after_it_was_not_answered(
     force: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     deployed = await Deployed.create(
@@ -110,7 +110,7 @@ async def test_a_retry_asks_again_after_nobody_has_answered(
     assert lengths(sandbox) == [4, 8]
 
 
-async def test_a_batch_that_is_suspended_in_the_middle_of_a_paid_call_records_its_answer(
+async def test_batch_suspended_during_a_paid_call_records_the_answer(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     rows = [{"id": name, "prompt": name} for name in ("first", "second", "third", "fourth")]

@@ -52,7 +52,7 @@ async def reported_as_failed(
 
 @DECISIONS
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
+async def test_task_that_did_not_fail_after_all_is_not_paid_for_again(
     decide: Decision, ended: bool, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await reported_as_failed(key, resources, sandbox)
@@ -68,7 +68,7 @@ async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_setting_that_pays_again_polls_first_too(
+async def test_moderation_retry_polls_the_failed_task_first(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     resources.api.moderation_retries = 1
@@ -92,7 +92,7 @@ async def test_a_task_that_fails_again_needs_another_decision(
 
 @DECISIONS
 @pytest.mark.parametrize("kind", ["http_500", "junk", "reset_before", "http_502_html", "wrong_types", "http_429"])
-async def test_without_an_answer_about_the_failed_task_nothing_is_paid_and_the_decision_stands(
+async def test_unanswered_poll_of_a_failed_task_pays_nothing_and_keeps_the_decision(
     decide: Decision, kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -164,7 +164,7 @@ async def test_a_task_that_was_given_up_and_has_a_result_now_is_not_paid_for_aga
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_two_runs_that_may_pay_again_at_once_continue_with_the_task(
+async def test_concurrent_runs_that_may_pay_again_continue_with_the_existing_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await reported_as_failed(key, resources, sandbox)
@@ -175,7 +175,7 @@ async def test_two_runs_that_may_pay_again_at_once_continue_with_the_task(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_person_who_resumes_it_meanwhile_is_not_paid_over(
+async def test_task_that_a_user_resumes_meanwhile_is_not_paid_for_again(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record changes between the poll and what follows it."""

@@ -92,7 +92,7 @@ async def fetch(
     return video
 
 
-async def test_a_video_is_compared_with_what_its_own_task_was_asked_for(
+async def test_video_is_compared_with_the_request_of_its_own_task(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
     """Not with the task that counts now, which may have another model and length."""
@@ -109,7 +109,7 @@ LABELS = [
 
 
 @pytest.mark.parametrize("label", LABELS)
-async def test_what_a_host_calls_a_video_does_not_matter(
+async def test_content_type_and_encoding_headers_are_ignored(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, label: str
 ) -> None:
     host.headers = f"Content-Encoding: {label}\r\nContent-Type: text/html; charset=binary\r\n"
@@ -130,7 +130,7 @@ async def test_what_a_host_calls_a_video_does_not_matter(
         (lambda data: framed(gzip.compress(data)), ["aws-chunked", "gzip"]),
     ],
 )
-async def test_a_wrapped_video_is_archived_as_it_plays(
+async def test_wrapped_video_is_archived_unwrapped(
     host: Host,
     web: httpx.AsyncClient,
     found: Generation,
@@ -150,7 +150,7 @@ async def test_a_wrapped_video_is_archived_as_it_plays(
 
 
 @pytest.mark.parametrize("more", [1, 5_000_000])
-async def test_a_length_that_is_wrong_costs_no_whole_video(
+async def test_complete_video_is_archived_despite_a_wrong_content_length(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, more: int
 ) -> None:
     """As of a proxy that unpacks what it passes on, and leaves the length of the packed bytes."""
@@ -163,7 +163,7 @@ async def test_a_length_that_is_wrong_costs_no_whole_video(
     assert "secret" not in str(video.warnings)
 
 
-async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
+async def test_possibly_cut_video_without_an_index_is_accepted_only_after_a_day(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
     made = VideoFiles(tmp_path).make("made.ts", container="mpegts", frames=96, width=320, height=180)
@@ -236,7 +236,7 @@ async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
         b"#EXTM3U\n#EXTINF:2,\nv.ts\n",
     ],
 )
-async def test_a_page_is_no_video_however_long_it_stays(
+async def test_page_is_never_archived_as_a_video(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, body: bytes
 ) -> None:
     host.body = body
@@ -244,7 +244,7 @@ async def test_a_page_is_no_video_however_long_it_stays(
         await fetch(host, web, found, tmp_path, now=SUCCEEDED_AT + timedelta(days=14))
 
 
-async def test_a_host_that_wants_a_browser_gets_our_name_in_the_form_of_one(
+async def test_host_that_requires_a_browser_gets_a_browser_style_user_agent(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
 ) -> None:
     host.agent = "Mozilla"
@@ -254,7 +254,7 @@ async def test_a_host_that_wants_a_browser_gets_our_name_in_the_form_of_one(
     assert "\r\nUser-Agent: Mozilla/5.0 (compatible; sora-pipeline/" in second
 
 
-async def test_a_host_that_refuses_says_nothing_of_fifteen_days(
+async def test_error_for_a_host_that_forbids_us_does_not_mention_expiry(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
     host.agent = "another program"
@@ -264,7 +264,7 @@ async def test_a_host_that_refuses_says_nothing_of_fifteen_days(
     assert len(host.requests) == 2
 
 
-async def test_an_address_with_blanks_is_fetched(
+async def test_url_with_spaces_is_fetched(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
 ) -> None:
     host.url = " " + host.url.replace("v.mp4", "a b/é.mp4").replace("http://", "HTTP:\\\\") + "%2F+=#t=0\n"

@@ -19,7 +19,7 @@ from tests.support.events import Sent
 DAY: Final = timedelta(days=1)
 
 
-async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_person(
+async def test_task_in_an_undocumented_state_for_a_day_is_given_up(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
@@ -44,7 +44,7 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_documented_state_in_between_begins_the_day_anew(
+async def test_documented_state_in_between_restarts_the_day(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -67,7 +67,7 @@ async def test_a_documented_state_in_between_begins_the_day_anew(
 
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
-async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
+async def test_task_whose_status_is_never_answered_is_not_polled_forever(
     key: str, resources: PayingResources, sandbox: SandboxServer, kind: str
 ) -> None:
     await submit(key, resources)
@@ -87,7 +87,7 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
 
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
-async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
+async def test_unavailable_result_is_not_fetched_forever(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, kind: str
 ) -> None:
     await submit(key, resources)
@@ -110,7 +110,7 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
 
 
 @pytest.mark.parametrize("call", ["status", "result"])
-async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_nothing(
+async def test_given_up_task_is_resumed_by_its_task_id_without_paying(
     key: str, resources: PayingResources, sandbox: SandboxServer, call: str
 ) -> None:
     """After weeks behind a broken proxy the provider may still have the result."""
@@ -131,7 +131,7 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
+async def test_resumed_task_gets_its_full_time_again(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
@@ -147,7 +147,7 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
     assert len(ends) == len(set(ends)) == 2, "Prefect takes an event whose id it knows for a repetition"
 
 
-async def test_a_result_that_comes_in_that_last_day_is_archived(
+async def test_result_that_becomes_available_on_the_last_day_is_archived(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -162,7 +162,7 @@ async def test_a_result_that_comes_in_that_last_day_is_archived(
     assert [item.what for item in await collect(None, resources)] == ["archived"]
 
 
-async def test_one_bad_answer_ends_no_old_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_one_bad_answer_does_not_end_an_old_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
@@ -189,7 +189,7 @@ async def test_one_bad_answer_ends_no_old_task(key: str, resources: PayingResour
         (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, DAY, True),
     ],
 )
-def test_when_a_task_without_an_end_is_given_up(
+def test_unfinished_task_is_given_up_by_its_state_and_age(
     status: Pending | Processing | UnknownState, age: timedelta, stood: timedelta, ends: bool
 ) -> None:
     found = given_up(status, age=age, stood=stood, kept=15 * DAY)

@@ -52,7 +52,7 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
         ("", False),
     ],
 )
-def test_which_verdicts_may_be_mistaken(code: str, mistakable: bool) -> None:
+def test_verdicts_that_may_be_mistaken_are_recognized(code: str, mistakable: bool) -> None:
     assert may_be_mistaken(code) is mistakable
 
 
@@ -67,7 +67,7 @@ def judged(over: Generation | None = None, code: str = OUTPUT, granted_by: str |
     return transitions.failed(found, status, now=NOW)
 
 
-def test_the_record_counts_how_often() -> None:
+def test_moderation_retries_are_counted_in_the_record() -> None:
     once = judged()
     assert [moderation.may_submit_again(once, retries) for retries in (0, 1, 3)] == [False, True, True]
     again = judged(once, granted_by=moderation.GRANTED_BY)
@@ -79,7 +79,7 @@ def test_the_record_counts_how_often() -> None:
     assert not moderation.may_submit_again(judged(again, code="CONTENT_VIOLATION"), 3)
 
 
-def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
+def test_nothing_is_paid_again_while_an_attempt_is_unconfirmed() -> None:
     once = judged()
     lost = once.attempt.model_copy(update={"number": 1, "state": State.UNCONFIRMED, "task_id": None})
     unclear = once.model_copy(update={"attempts": (lost, once.attempt.model_copy(update={"number": 2}))})
@@ -102,7 +102,7 @@ NAMED_BY_A_PERSON = {
 
 
 @pytest.mark.parametrize("how", NAMED_BY_A_PERSON)
-def test_a_task_that_a_person_went_on_with_is_never_paid_again_by_the_setting(how: str) -> None:
+def test_task_that_a_user_resolved_is_never_paid_again_by_moderation_retries(how: str) -> None:
     refused = fail(NAMED_BY_A_PERSON[how](), code=OUTPUT)
     assert refused.state is State.FAILED
     assert not moderation.may_submit_again(refused, 3)
@@ -131,7 +131,7 @@ async def lenient(sandbox: SandboxServer, archive: VideoArchive, prefect_server:
     return await store_blocks(api, archive)
 
 
-async def test_a_video_whose_output_was_judged_is_submitted_again(
+async def test_video_rejected_by_output_moderation_is_submitted_again(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = ["NSFW_DETECTED", OUTPUT]
@@ -141,7 +141,7 @@ async def test_a_video_whose_output_was_judged_is_submitted_again(
     assert made.attempt.note == f"APIXO's verdict on attempt 2 ({OUTPUT}) may be mistaken: moderation retry 2 of 2"
 
 
-async def test_after_the_last_one_it_has_failed_for_good(
+async def test_generation_fails_for_good_after_the_last_moderation_retry(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT] * 9
@@ -151,7 +151,7 @@ async def test_after_the_last_one_it_has_failed_for_good(
         assert len(sandbox.record.submits()) == 3
 
 
-async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_have_been_enough(
+async def test_manual_rerun_is_used_up_even_if_moderation_retries_allow_the_attempt(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a worker that starts that run again would pay once more."""
@@ -174,7 +174,7 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_ledger_that_is_away_after_the_verdict_pays_nothing_and_hides_it_from_nobody(
+async def test_store_outage_after_the_verdict_pays_nothing_and_keeps_the_verdict_in_the_error(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -192,7 +192,7 @@ async def test_a_ledger_that_is_away_after_the_verdict_pays_nothing_and_hides_it
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_another_verdict_is_final(
+async def test_verdict_on_the_input_is_final(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = ["InputImageSensitiveContentDetected"]
@@ -201,7 +201,7 @@ async def test_another_verdict_is_final(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_by_default_no_verdict_is_paid_again(
+async def test_no_verdict_is_paid_again_by_default(
     stored: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -211,7 +211,7 @@ async def test_by_default_no_verdict_is_paid_again(
 
 
 @pytest.mark.parametrize("by", ["form", "command"])
-async def test_what_a_person_was_told_pays_nothing_pays_nothing(
+async def test_resolving_with_a_task_id_never_pays_for_a_moderation_retry(
     by: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -231,7 +231,7 @@ async def test_what_a_person_was_told_pays_nothing_pays_nothing(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_retry_without_an_answer_is_not_tried_again(
+async def test_unconfirmed_moderation_retry_is_not_repeated(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -243,7 +243,7 @@ async def test_a_retry_without_an_answer_is_not_tried_again(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_each_retry_counts_against_max_spend(
+async def test_each_moderation_retry_counts_against_max_spend(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT, OUTPUT]

@@ -58,7 +58,7 @@ async def two_tasks(key: str, resources: PayingResources) -> tuple[PaidTask, Pai
     return first, second
 
 
-async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_other_one_lies_beside(
+async def test_video_of_the_current_task_is_recorded_and_the_superseded_one_alongside(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     first, second = await two_tasks(key, resources)
@@ -104,7 +104,7 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     assert await archived_hash(again, resources) == made.video.sha256
 
 
-async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_first(
+async def test_first_archived_bytes_win_if_two_runs_fetch_different_bytes_of_one_task(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     """A host may encode a result anew, and two versions of Pillow draw two posters."""
@@ -130,7 +130,7 @@ async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_f
     assert any("stored this result first" in warning for warning in made.warnings)
 
 
-async def test_racing_archives_of_one_task_leave_a_record_that_fits_the_objects(
+async def test_racing_archivers_of_one_task_leave_a_record_that_matches_the_objects(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     paid = (await Submission(key, KITE, resources).run()).generation.task
@@ -158,7 +158,7 @@ async def test_one_task_is_never_in_two_records(resources: PayingResources, sand
     assert [task_id in record.task_ids for record in records].count(True) == 1
 
 
-async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_its_owner_the_video(
+async def test_task_named_for_another_key_by_mistake_can_be_returned_to_its_owner(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """The reply to a paid call names a task that a person has just given to another generation."""
@@ -180,7 +180,7 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
     assert (await Submission(key, KITE, resources).run()).generation.task_id == task_id
 
 
-async def test_a_task_whose_process_died_before_it_was_in_the_record_is_found_without_a_person(
+async def test_task_of_a_process_that_died_before_recording_it_is_found_automatically(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=30))
@@ -201,7 +201,7 @@ def _killed(*_: object, **__: object) -> Generation:
     raise RuntimeError("killed")
 
 
-async def test_a_refused_key_leaves_nothing_of_the_collector_running(
+async def test_rejected_api_key_leaves_no_collector_tasks_running(
     resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
@@ -234,7 +234,7 @@ async def unconfirmed_and_noted(key: str, resources: PayingResources, sandbox: S
     return task_id
 
 
-async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
+async def test_resubmission_is_rejected_if_the_store_knows_the_accepted_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
@@ -257,7 +257,7 @@ async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
     assert collected.what in ("pending", "archived")
 
 
-async def test_the_collector_archives_a_superseded_task_beside(
+async def test_collector_archives_a_superseded_task_alongside(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it any more, and it was paid for all the same."""

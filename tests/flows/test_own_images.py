@@ -42,7 +42,7 @@ def images_sent(sandbox: SandboxServer) -> list[list[str]]:
     return [json.loads(item.body)["input"]["image_urls"] for item in sandbox.record.submits()]
 
 
-async def test_the_provider_gets_a_signed_address_and_nothing_else_has_it(
+async def test_signed_url_is_sent_to_the_provider_and_appears_nowhere_else(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await uploaded(stored, picture(tmp_path / "a.png"))
@@ -55,7 +55,7 @@ async def test_the_provider_gets_a_signed_address_and_nothing_else_has_it(
     assert "X-Amz" not in caplog.text + str(sent)
 
 
-async def test_the_same_key_goes_on_whatever_the_signature_and_another_picture_is_another_request(
+async def test_same_image_continues_the_key_and_another_image_is_a_key_conflict(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     url = await uploaded(stored, picture(tmp_path / "a.png"))
@@ -69,7 +69,7 @@ async def test_the_same_key_goes_on_whatever_the_signature_and_another_picture_i
     assert len(images_sent(sandbox)) == 1
 
 
-async def test_a_store_that_the_provider_cannot_reach_is_said_with_what_to_set_before_anything_is_paid(
+async def test_store_that_the_provider_cannot_reach_raises_error_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     stored.api.allow_private_hosts = False
@@ -81,7 +81,7 @@ async def test_a_store_that_the_provider_cannot_reach_is_said_with_what_to_set_b
     assert sandbox.record.submits() == []
 
 
-async def test_an_image_that_is_not_in_the_store_is_refused_before_anything_is_paid(
+async def test_image_missing_from_the_store_is_rejected_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     url = f"s3://{stored.archive.bucket}/images/none.jpg"
@@ -94,7 +94,7 @@ async def rows_of(stored: StoredBlocks, where: str, **options: Any) -> list[Row 
     return await read_calendar(where, stored.archive, **options)
 
 
-async def test_a_calendar_names_pictures_by_their_paths_seen_from_it(stored: StoredBlocks, tmp_path: Path) -> None:
+async def test_image_paths_are_relative_to_the_calendar(stored: StoredBlocks, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     image = picture(tmp_path / "photos" / "a.png")
     (tmp_path / "b.png").write_bytes(b"GIF89a")
@@ -111,7 +111,7 @@ async def test_a_calendar_names_pictures_by_their_paths_seen_from_it(stored: Sto
     assert "not a file on this machine" in missing.problems[0].message
 
 
-async def test_a_calendar_in_the_store_names_pictures_beside_it_and_none_of_this_machine(
+async def test_image_paths_in_a_stored_calendar_refer_to_the_bucket_not_this_machine(
     stored: StoredBlocks, tmp_path: Path
 ) -> None:
     lines = [{"id": f"v{n}", "prompt": "Dunes", "image_urls": [path]} for n, path in enumerate(
@@ -130,7 +130,7 @@ async def test_a_calendar_in_the_store_names_pictures_beside_it_and_none_of_this
     ]
 
 
-async def test_pictures_that_lie_are_said_and_turned_where_that_is_wished(stored: StoredBlocks, tmp_path: Path) -> None:
+async def test_sideways_images_are_reported_and_rotated_with_fit_images(stored: StoredBlocks, tmp_path: Path) -> None:
     notes = Image.Exif()
     notes[0x0112] = 6
     Image.new("RGB", (64, 36)).save(tmp_path / "a.jpg", exif=notes)

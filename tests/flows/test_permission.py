@@ -65,7 +65,7 @@ HISTORIES = [
 
 
 @pytest.mark.parametrize(("history", "person"), HISTORIES)
-def test_the_history_tells_who_sent_a_run_back(history: str, person: bool) -> None:
+def test_state_history_shows_whether_a_user_retried_the_run(history: str, person: bool) -> None:
     states: list[State] = [
         State(type=TYPES[name], name=name, timestamp=NOW + timedelta(seconds=number))
         for number, name in enumerate(history.split())
@@ -75,7 +75,7 @@ def test_the_history_tells_who_sent_a_run_back(history: str, person: bool) -> No
     assert sent_back_by(states[::-1]) == (granting[-1] if person else None)
 
 
-async def test_outside_of_a_flow_run_nobody_is_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_code_outside_a_flow_run_is_not_a_manual_rerun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
     assert not await rerun_by_person(failed())
 
@@ -97,7 +97,7 @@ async def go_through(prefect: PrefectClient, run_id: UUID, *states: State, force
         assert result.state.name == state.name, result.details
 
 
-async def test_a_first_run_is_no_persons_rerun(prefect: PrefectClient, run_id: UUID) -> None:
+async def test_first_run_is_not_a_manual_rerun(prefect: PrefectClient, run_id: UUID) -> None:
     assert not await rerun_by_person(failed())
     await go_through(prefect, run_id, Pending(), Running())
     assert (await prefect.read_flow_run(run_id)).empirical_policy.retry_type is None
@@ -106,7 +106,7 @@ async def test_a_first_run_is_no_persons_rerun(prefect: PrefectClient, run_id: U
 
 @pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
 @pytest.mark.parametrize("end", [Failed, Completed])
-async def test_the_ui_retry_button_is_a_persons_rerun(
+async def test_ui_retry_button_is_a_manual_rerun(
     force: bool, end: type[State], prefect: PrefectClient, run_id: UUID
 ) -> None:
     await go_through(prefect, run_id, Pending(), Running(), end())  # type: ignore[call-arg] # a function of Prefect's
@@ -127,13 +127,13 @@ async def test_one_click_pays_for_one_attempt_only(prefect: PrefectClient, run_i
     assert await rerun_by_person(paid) not in (None, granted_by)
 
 
-async def test_a_click_is_no_decision_about_a_failure_that_came_after_it(prefect: PrefectClient, run_id: UUID) -> None:
+async def test_click_does_not_apply_to_a_failure_that_came_after_it(prefect: PrefectClient, run_id: UUID) -> None:
     await go_through(prefect, run_id, Pending(), Running(), Failed(), AwaitingRetry(), Pending(), Running())
     assert await rerun_by_person(failed()) is not None
     assert await rerun_by_person(failed(datetime.now(UTC))) is None
 
 
-async def test_the_engines_own_retry_is_not(prefect: PrefectClient, run_id: UUID) -> None:
+async def test_engine_retry_is_not_a_manual_rerun(prefect: PrefectClient, run_id: UUID) -> None:
     await go_through(prefect, run_id, Pending(), Running())
     await go_through(prefect, run_id, AwaitingRetry(), force=True)
     await go_through(prefect, run_id, Running())

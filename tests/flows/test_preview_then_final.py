@@ -46,7 +46,7 @@ def api(sandbox: SandboxServer) -> ApixoApi:
     return make_api(sandbox, prices={"wan-2-5-video": {"per_second": "0.5"}})
 
 
-def test_a_preview_is_as_short_as_its_model_can() -> None:
+def test_preview_has_the_shortest_duration_of_its_model() -> None:
     assert preview_of(VideoRequest(prompt="Dunes", duration=12)) == VideoRequest(prompt="Dunes", duration=4)
 
 
@@ -60,19 +60,19 @@ def test_a_preview_is_as_short_as_its_model_can() -> None:
         ({"model": "unknown", "duration": 9}, 4),
     ],
 )
-def test_a_preview_is_as_short_as_its_mode_and_its_fallback_models_allow(
+def test_preview_duration_fits_its_mode_and_fallback_models(
     fields: dict[str, Any], seconds: int | None
 ) -> None:
     assert shortest_seconds(VideoRequest(prompt="Dunes", **fields)) == seconds
 
 
-def test_another_preview_may_have_a_model_without_the_length_of_the_first() -> None:
+def test_another_preview_may_use_a_model_without_the_first_ones_duration() -> None:
     another = meaning(Answer(decision=ANOTHER, model="wan-2-5-video"), preview_of(KITE), 10).request
     assert another is not None
     assert (another.model, another.duration) == ("wan-2-5-video", 5)
 
 
-def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
+def test_empty_answer_fields_keep_the_request_and_given_ones_change_it() -> None:
     assert meaning(Answer(decision=FINAL_8), KITE, 4) == (KITE.model_copy(update={"duration": 8}), True)
     changed = meaning(Answer(decision=FINAL_12, prompt=" Dunes at dusk "), KITE, 4).request
     assert changed is not None
@@ -91,7 +91,7 @@ def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
         (Answer(decision=FINAL_8, prompt="x" * 10_001), "prompt"),
     ],
 )
-def test_an_answer_that_cannot_be_carried_out_says_why(answer: Answer, why: str) -> None:
+def test_invalid_answer_raises_error_with_the_reason(answer: Answer, why: str) -> None:
     with pytest.raises(AnswerError, match=why):
         meaning(answer, KITE, 4)
 
@@ -145,7 +145,7 @@ def lengths(sandbox: SandboxServer) -> list[int]:
     return [json.loads(request.body)["input"]["duration"] for request in sandbox.record.submits()]
 
 
-async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_again(
+async def test_final_video_follows_the_decision_and_a_rerun_pays_for_neither_again(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -164,7 +164,7 @@ async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_aga
     assert lengths(sandbox) == [4, 8]
 
 
-async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_requested(
+async def test_model_without_8_or_12_s_makes_the_final_video_as_long_as_requested(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     requested = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
@@ -188,7 +188,7 @@ async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_reque
         ({"model": "wan-2-5-video", "fallback_models": ["sora-2"]}, "fallback_models"),
     ],
 )
-async def test_a_preview_that_no_final_video_can_follow_is_not_paid_for(
+async def test_preview_without_a_possible_final_video_is_not_paid_for(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, fields: dict[str, Any], why: str
 ) -> None:
     async with running(stored, key, VideoRequest(prompt="Dunes", **fields), answer_within_hours=1 / 3600) as task:
@@ -202,7 +202,7 @@ async def test_a_preview_that_no_final_video_can_follow_is_not_paid_for(
     )
 
 
-async def test_a_run_that_cannot_open_its_archive_says_so_in_an_artifact(
+async def test_run_that_cannot_open_its_archive_reports_it_in_an_artifact(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     elsewhere = stored.archive.model_copy(update={"bucket": "no-such-bucket"})
@@ -214,7 +214,7 @@ async def test_a_run_that_cannot_open_its_archive_says_so_in_an_artifact(
     assert sandbox.record.submits() == []
 
 
-async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_changed(
+async def test_invalid_answer_shows_the_form_again_and_a_preview_can_be_changed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -231,7 +231,7 @@ async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_c
     assert await stored.recorded(f"{key}-final") is None
 
 
-async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+async def test_run_without_an_answer_in_time_fails_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:

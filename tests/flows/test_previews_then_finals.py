@@ -49,7 +49,7 @@ def row(**fields: Any) -> Row:
     return Row(line=1, item=BatchItem(**({"prompt": "Dunes", "id": "a"} | fields)))
 
 
-def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
+def test_row_without_an_id_has_the_same_name_as_its_preview() -> None:
     nameless = row(id=None, duration=12)
     short = preview_row(nameless)
     assert isinstance(short, Row)
@@ -63,13 +63,13 @@ def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),
     ],
 )
-def test_a_preview_has_a_length_of_its_mode_and_its_fallback_models(fields: dict[str, Any], seconds: int) -> None:
+def test_preview_duration_fits_its_mode_and_fallback_models(fields: dict[str, Any], seconds: int) -> None:
     short = preview_row(row(**fields))
     assert isinstance(short, Row)
     assert short.item.duration == seconds
 
 
-def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
+def test_answer_applies_to_all_waiting_rows_or_only_to_the_given_ones() -> None:
     waiting = {"a": row(), "b": row(id="b", duration=12)}
     given = {name: meaning(BatchAnswer(decision=ALL_8, only=name), waiting, ["c"], "k") for name in ("", "b", "c")}
     assert [[made.item.request() for made in rows or []] for rows in given.values()] == [
@@ -89,12 +89,12 @@ def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
         (BatchAnswer(decision=AS_IN_CALENDAR), "as short as its preview"),
     ],
 )
-def test_an_answer_that_cannot_be_carried_out_says_why(given: BatchAnswer, why: str) -> None:
+def test_invalid_answer_raises_error_with_the_reason(given: BatchAnswer, why: str) -> None:
     with pytest.raises(AnswerError, match=why):
         meaning(given, {"a": row()}, [], "k")
 
 
-def test_a_final_video_that_was_paid_for_stays_as_it_was_when_the_catalog_has_changed() -> None:
+def test_paid_final_video_keeps_its_request_after_a_catalog_change() -> None:
     paid = VideoRequest.model_validate({"prompt": "Dunes", "duration": 7}, context=STORED)  # sora-2 has no 7 s now
     assert final_of(row(), paid).item.request() == paid
 
@@ -119,7 +119,7 @@ KLING = {"model": "kling-3-0-turbo", "aspect_ratio": "landscape"}
         (row(model="veo-3-1", mode="fast"), "No final video: veo-3-1 has no length above its preview's."),
     ],
 )
-def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: str) -> None:
+def test_preview_shows_the_cost_of_its_final_video(row: Row, expected: str) -> None:
     prices = {"kling-3-0-turbo": {"per_second": "0.5"}}
     assert cost_of_one(row, priced(price_per_second="0.5", prices=prices)) == expected
 
@@ -148,7 +148,7 @@ def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: 
         (priced(), [row()], "The cost of all final videos is unknown: the API block has no price for sora-2."),
     ],
 )
-def test_what_all_final_videos_cost_is_said_where_it_is_known_and_never_guessed(
+def test_total_cost_of_final_videos_is_shown_if_known_and_never_guessed(
     api: ApixoApi, rows: list[Row], expected: str
 ) -> None:
     assert cost_of_all(rows, api) == expected
@@ -166,7 +166,7 @@ async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[
         task.cancel()
 
 
-async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for_none_again(
+async def test_final_videos_are_made_for_chosen_rows_and_a_rerun_pays_for_none_again(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -218,7 +218,7 @@ async def test_stopping_reports_the_previews_that_failed(
     assert lengths(sandbox) == [4, 4]
 
 
-async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+async def test_run_without_an_answer_in_time_fails_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
@@ -229,7 +229,7 @@ async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
     assert lengths(sandbox) == [4, 4, 4]
 
 
-async def test_a_limit_holds_for_previews_and_finals_together(
+async def test_max_spend_covers_previews_and_final_videos_together(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, max_spend=10) as task:
@@ -242,7 +242,7 @@ async def test_a_limit_holds_for_previews_and_finals_together(
     assert lengths(sandbox) == [4, 4, 4, 8]
 
 
-async def test_a_deployed_run_waits_without_a_process_and_goes_on_with_the_answer(
+async def test_deployed_run_waits_without_a_process_and_resumes_with_the_answer(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     parameters = {"requests": ROWS, "key": key, "api": stored.name, "archive": stored.name}

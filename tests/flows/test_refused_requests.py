@@ -27,7 +27,7 @@ REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_bad_request_is_refused_before_anything_is_paid(
+async def test_invalid_request_is_rejected_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for request_fields, message in REFUSED_REQUESTS:
@@ -37,7 +37,7 @@ async def test_a_bad_request_is_refused_before_anything_is_paid(
         assert await stored.recorded(key) is None, message
 
 
-async def test_a_bad_key_is_refused_before_anything_is_paid(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+async def test_invalid_key_is_rejected_before_paying(stored: StoredBlocks, sandbox: SandboxServer) -> None:
     for bad in ("../escape", "Upper", "sp ace", "a" * 129, "ü", "a/b", "-a", "a\n"):
         with pytest.raises((ParameterTypeError, InvalidKeyError)):
             await stored.generate(KITE, key=bad)
@@ -55,7 +55,7 @@ IMAGE_FAULTS = [
 ]
 
 
-async def test_a_bad_image_is_refused_before_anything_is_paid(
+async def test_invalid_image_is_rejected_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
@@ -68,7 +68,7 @@ async def test_a_bad_image_is_refused_before_anything_is_paid(
         sandbox.faults.clear()
 
 
-async def test_a_link_local_image_host_is_refused_even_where_private_hosts_are_allowed(
+async def test_link_local_image_host_is_rejected_even_if_private_hosts_are_allowed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for host in ("169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]"):
@@ -77,7 +77,7 @@ async def test_a_link_local_image_host_is_refused_even_where_private_hosts_are_a
         assert sandbox.record.submits() == [], host
 
 
-async def test_a_private_image_host_is_refused_by_default(
+async def test_private_image_host_is_rejected_by_default(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     stored.api.allow_private_hosts = False
@@ -88,13 +88,13 @@ async def test_a_private_image_host_is_refused_by_default(
     assert sandbox.record.all() == []
 
 
-async def test_missing_blocks_are_named(prefect_server: object, key: str) -> None:
+async def test_missing_blocks_raise_error_with_their_name(prefect_server: object, key: str) -> None:
     nobody = unique("nobody")
     with pytest.raises(PipelineError, match=rf"no apixo-api block named '{nobody}'.*sora setup"):
         await generate_video(KITE, key=key, api=nobody, archive=nobody)
 
 
-async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
+async def test_ambiguous_request_raises_error_with_the_reason(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}

@@ -24,14 +24,14 @@ async def resolve(key: str, task_id: str, resources: PayingResources) -> Generat
     return await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
 
 
-async def test_who_resolved_it_is_written_down(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_manual_resolution_is_recorded(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     resolved = await resolve(key, await lost(key, resources, sandbox), resources)
     assert resolved == await recorded(key, resources)
     assert "a person named" in (resolved.attempt.note or "")
     assert resolved.attempt.problem is None
 
 
-async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is_resolved(
+async def test_abandoned_claim_is_waited_out_and_reread_before_it_is_resolved(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a person saw in the account while the claim still stood may be outdated."""
@@ -47,7 +47,7 @@ async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
+async def test_rejected_generation_that_was_accepted_after_all_continues(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -59,7 +59,7 @@ async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_saying_it_twice_is_fine(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_resolving_twice_with_the_same_task_changes_nothing(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     task_id = await lost(key, resources, sandbox)
     first = await resolve(key, task_id, resources)
     assert await resolve(key, task_id, resources) == first
@@ -78,7 +78,7 @@ async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
     assert await resources.ledger.is_published(key) is None
 
 
-async def test_a_marker_that_another_removes_meanwhile_is_put_back(
+async def test_open_marker_removed_by_another_process_is_restored(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -89,7 +89,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 
 
 @pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])
-async def test_a_provider_that_cannot_be_asked_changes_nothing(
+async def test_resolution_changes_nothing_if_the_task_cannot_be_polled(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -101,13 +101,13 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(
     assert same(await resources.ledger.read(key), before)
 
 
-async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: PayingResources) -> None:
+async def test_key_that_was_never_submitted_cannot_be_resolved(key: str, resources: PayingResources) -> None:
     with pytest.raises(ResolutionError, match=r"no record.*Nothing was ever submitted"):
         await resolve(key, "task_1", resources)
     assert await resources.ledger.keys() == []
 
 
-async def test_allowing_a_resubmission_twice_pays_once_more_only(
+async def test_allowing_a_resubmission_twice_pays_only_once_more(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -137,7 +137,7 @@ async def answered_with_a_replaced_task(key: str, resources: PayingResources, sa
 
 
 @pytest.mark.parametrize("who", ["a run", "a person who names it", "a person who names another", "the collector"])
-async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it(
+async def test_attempt_answered_with_a_replaced_task_continues_with_it(
     who: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await answered_with_a_replaced_task(key, resources, sandbox)
@@ -161,7 +161,7 @@ async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it
 
 
 @pytest.mark.parametrize("decision", ["a run", "its task", "once more"])
-async def test_an_answer_that_changes_nothing_is_no_answer(
+async def test_claim_becomes_unconfirmed_if_its_answer_changes_nothing(
     decision: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the store knows: a claim that stays unanswered becomes unconfirmed, and a person decides about it."""
@@ -181,7 +181,7 @@ async def test_an_answer_that_changes_nothing_is_no_answer(
                 assert (await allow(key, resources)).state is State.REJECTED
 
 
-async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(
+async def test_task_replaced_while_it_is_polled_does_not_stop_other_generations(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person fixes a wrong task just as the collector writes down the end of the wrong one."""
@@ -203,7 +203,7 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def test_a_task_that_is_named_again_while_it_is_being_freed_stays_bound(
+async def test_task_named_again_while_it_is_released_stays_bound(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One person corrects a mistake, and another one undoes the correction before the task's owner is freed."""

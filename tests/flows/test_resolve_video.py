@@ -30,7 +30,7 @@ async def lost(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> str:
     return sandbox.record.charged()[-1].task_id or ""
 
 
-async def test_a_task_that_was_found_is_gone_on_with_and_nothing_is_paid(
+async def test_continuing_with_a_found_task_archives_its_video_without_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     task_id = await lost(stored, sandbox, key)
@@ -51,7 +51,7 @@ async def test_a_task_that_apixo_does_not_know_changes_nothing(
     assert await stored.recorded(key) == before
 
 
-async def test_submitting_once_more_pays_once_however_often_the_run_is_rerun(
+async def test_decision_to_pay_again_pays_once_however_often_the_run_is_rerun(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     await lost(stored, sandbox, key)
@@ -89,7 +89,7 @@ async def test_a_rejection_after_the_decision_pays_nothing(
         (PAY_AGAIN, {"task_id": "task_1", "attempt": 1}),
     ],
 )
-async def test_a_form_that_does_not_say_one_thing_changes_nothing(
+async def test_incomplete_or_contradictory_form_changes_nothing(
     decision: str, parameters: dict[str, Any], stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     with pytest.raises(ResolutionError, match="Nothing was decided"):
@@ -97,7 +97,7 @@ async def test_a_form_that_does_not_say_one_thing_changes_nothing(
     assert sandbox.record.all() == []
 
 
-async def test_neither_key_nor_decision_has_a_default(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_decision_is_required_and_must_be_valid(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     with pytest.raises(ParameterBindError, match="decision"):
         await resolve_video(key=key)  # type: ignore[call-overload]
     with pytest.raises(ParameterTypeError, match="decision"):
@@ -105,13 +105,13 @@ async def test_neither_key_nor_decision_has_a_default(stored: StoredBlocks, sand
     assert sandbox.record.all() == []
 
 
-def test_the_form_says_which_decision_pays() -> None:
+def test_form_states_which_decision_pays() -> None:
     assert get_args(Decision) == (GO_ON, PAY_AGAIN)
     assert "Pays nothing" in GO_ON
     assert "PAYS" in PAY_AGAIN
 
 
-async def test_an_unknown_key_was_never_submitted(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_unknown_key_raises_error_and_pays_nothing(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     with pytest.raises(ResolutionError, match="Nothing was ever submitted"):
         await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert sandbox.record.submits() == []

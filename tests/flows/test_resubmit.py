@@ -31,7 +31,7 @@ async def failed_generation(
     return await fail(key, resources, sandbox, fail_code)
 
 
-async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
+async def test_failed_generation_is_submitted_again_only_if_a_user_allows_it(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await failed_generation(key, resources, sandbox)
@@ -57,7 +57,7 @@ async def test_a_permanent_failure_is_never_submitted_again(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_resolving_with_a_task_id_goes_on_with_it(
+async def test_resolving_with_a_task_id_continues_with_that_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -96,7 +96,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(
         await load_generation("never-heard-of", resources.ledger)
 
 
-async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
+async def test_late_answer_to_a_resubmitted_attempt_is_recorded(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
@@ -131,7 +131,7 @@ async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_decision_counts_for_the_attempt_it_was_about(
+async def test_decision_applies_only_to_the_attempt_it_was_about(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
@@ -149,7 +149,7 @@ async def test_a_decision_counts_for_the_attempt_it_was_about(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_corrected(
+async def test_task_of_another_key_is_rejected_and_a_wrong_task_can_be_corrected(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     other = await submit(f"{key}-other", resources)

@@ -55,7 +55,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
     return spoiled
 
 
-async def test_a_video_that_reads_back_otherwise_is_written_again(
+async def test_video_that_reads_back_differently_is_written_again(
     spoil: Spoil, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     spoil("video.mp4", 1)
@@ -68,7 +68,7 @@ async def test_a_video_that_reads_back_otherwise_is_written_again(
     assert len(sandbox.record.results()) == 1  # it lay on the disk still
 
 
-async def test_a_store_that_keeps_nothing_as_it_was_archives_nothing_and_a_rerun_does(
+async def test_video_that_the_store_corrupts_is_not_archived_until_a_rerun(
     spoil: Spoil, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     spoil("video.mp4", 12)  # as often as the step tries, twice each time
@@ -87,7 +87,7 @@ async def test_a_store_that_keeps_nothing_as_it_was_archives_nothing_and_a_rerun
 
 
 @pytest.mark.parametrize("kind", ["http_403", "http_404"])
-async def test_addresses_that_no_longer_hold_are_asked_for_anew(
+async def test_expired_result_urls_are_requested_again(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     tries = 2 if kind == "http_403" else 1  # a host that refuses is asked under our other name as well
@@ -98,7 +98,7 @@ async def test_addresses_that_no_longer_hold_are_asked_for_anew(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_provider_that_takes_its_success_back_leaves_the_video_to_a_rerun(
+async def test_generation_stays_open_if_the_provider_takes_its_success_back(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="html_200", times=-1))
@@ -116,7 +116,7 @@ async def test_a_provider_that_takes_its_success_back_leaves_the_video_to_a_reru
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_video_without_a_poster_is_archived_and_says_so(
+async def test_video_without_a_poster_is_archived_with_a_warning(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: object) -> bytes:
@@ -132,7 +132,7 @@ async def test_a_video_without_a_poster_is_archived_and_says_so(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
+async def test_archived_objects_are_served_with_descriptive_names_and_metadata(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     made = await stored.generate(KITE, key=key)
@@ -160,7 +160,7 @@ async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
     assert (video.damaged, video.has_c2pa) == (False, False)
 
 
-async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_says_so(
+async def test_c2pa_manifest_is_archived_unchanged_and_noted_in_the_sidecar(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     found = await submit(key, resources)
@@ -178,7 +178,7 @@ async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_
     assert described["warnings"] == []
 
 
-async def test_two_runs_that_replace_the_same_description_both_end_well(
+async def test_two_runs_that_replace_the_same_sidecar_both_succeed(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiting run and the collector, after a run that died before it had a poster."""
@@ -204,7 +204,7 @@ async def test_two_runs_that_replace_the_same_description_both_end_well(
     assert sidecar.sha256 == there.sha256
 
 
-async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
+async def test_damaged_video_is_archived_unchanged_after_a_day(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="truncated_mp4", times=-1))
@@ -265,7 +265,7 @@ async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
         ("result_json_elsewhere", "The result of task {} was in 'videos.url', not in resultJson.resultUrls."),
     ],
 )
-async def test_a_result_is_archived_whatever_is_odd_around_it_and_that_is_logged(
+async def test_result_with_an_unusual_status_reply_is_archived_and_logged(
     key: str,
     resources: PayingResources,
     sandbox: SandboxServer,

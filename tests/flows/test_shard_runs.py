@@ -123,13 +123,13 @@ def rows(*days: date | None) -> list[Row]:
     ]
 
 
-async def test_what_becomes_due_while_the_shards_run_is_left_to_the_next_run(stage: Stage, key: str) -> None:
+async def test_row_that_becomes_due_while_the_shards_run_is_left_to_the_next_run(stage: Stage, key: str) -> None:
     summary = await stage.generate(rows(None, date(2026, 3, 2), date(2026, 3, 1)), key)
     assert stage.now().date() == date(2026, 3, 2)
     assert [(row.state, row.problem) for row in summary.rows] == [("archived", ""), ("not due", ""), ("archived", "")]
 
 
-async def test_a_rerun_continues_with_the_shares_that_are_stored_and_names_what_is_new(stage: Stage, key: str) -> None:
+async def test_rerun_continues_with_the_stored_shares_and_reports_new_rows(stage: Stage, key: str) -> None:
     async def killed(stage: Stage, _name: str, _attempt: int) -> StateType:
         raise RuntimeError("the batch's process is killed")
 
@@ -144,7 +144,7 @@ async def test_a_rerun_continues_with_the_shares_that_are_stored_and_names_what_
     )
 
 
-async def test_no_row_is_in_two_shares_although_the_calendar_grew_at_its_front_before_the_rerun(
+async def test_row_inserted_at_the_front_before_a_rerun_puts_no_row_in_two_shares(
     stage: Stage, key: str
 ) -> None:
     async def killed(stage: Stage, _name: str, _attempt: int) -> StateType:
@@ -181,7 +181,7 @@ def time_passes_in_the_store(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.RUNNING])
-async def test_a_shard_whose_machine_is_gone_is_replaced_whether_it_has_begun_or_not(
+async def test_shard_whose_machine_died_is_replaced_whether_or_not_it_had_started(
     stage: Stage, key: str, state: StateType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def dies(stage: Stage, name: str, attempt: int) -> StateType:
@@ -199,7 +199,7 @@ async def test_a_shard_whose_machine_is_gone_is_replaced_whether_it_has_begun_or
 
 
 @pytest.mark.parametrize("has_begun", [True, False])
-async def test_a_shard_that_nobody_is_left_to_cancel_does_not_keep_its_batch_waiting(
+async def test_shard_stuck_in_cancelling_does_not_keep_its_batch_waiting(
     stage: Stage, key: str, has_begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cancelled(stage: Stage, name: str, _attempt: int) -> StateType:
@@ -221,7 +221,7 @@ def answered(status: int) -> PrefectHTTPStatusError:
     return PrefectHTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
 
 
-async def test_what_prefect_refuses_for_good_ends_the_batch_and_an_outage_does_not(stage: Stage, key: str) -> None:
+async def test_permanent_prefect_error_ends_the_batch_but_an_outage_does_not(stage: Stage, key: str) -> None:
     stage.problems = [answered(503), answered(429), httpx.ConnectError("down")]
     assert (await stage.generate(rows(None), key)).counts == {"archived": 1}
     stage.problems = [answered(403)]
@@ -229,7 +229,7 @@ async def test_what_prefect_refuses_for_good_ends_the_batch_and_an_outage_does_n
         await stage.generate(rows(None), key)
 
 
-async def test_shards_of_an_earlier_try_that_do_not_end_are_a_warning(
+async def test_unfinished_shards_of_an_earlier_try_are_a_warning(
     stage: Stage, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage.earlier = [stage.run(StateType.RUNNING, share=f"{FOLDER}other/1.json")]

@@ -24,7 +24,7 @@ def took(seconds: int, *, archived: bool = True) -> Generation:
     )
 
 
-def test_it_is_the_median_of_what_was_archived_of_each_kind() -> None:
+def test_usual_time_is_the_median_of_archived_videos_per_model_and_duration() -> None:
     other = took(300)
     other = other.model_copy(update={"request": other.request.model_copy(update={"duration": 12})})
     without = took(999).model_copy(update={"provider_times_ms": {}})
@@ -32,7 +32,7 @@ def test_it_is_the_median_of_what_was_archived_of_each_kind() -> None:
     assert dict(found) == {("sora-2", 4): 160, ("sora-2", 12): 300}
 
 
-async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_does_not_matter() -> None:
+async def test_usual_time_is_loaded_once_for_all_waiters_and_store_errors_are_ignored() -> None:
     requested = 0
 
     async def newest(count: int) -> list[Generation]:
@@ -54,7 +54,7 @@ async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_d
     assert await UsualTimes(away).of(claimed()) is None
 
 
-async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
+async def test_long_wait_reports_elapsed_and_usual_time(
     key: str, resources: PayingResources, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = await submit(key, resources)
@@ -83,7 +83,7 @@ async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
     assert caplog.text.count("next question") < len(news) + 1
 
 
-async def test_a_short_wait_reads_nothing_for_it(key: str, resources: PayingResources) -> None:
+async def test_short_wait_does_not_load_the_usual_time(key: str, resources: PayingResources) -> None:
     async def newest(_: int) -> list[Generation]:
         raise AssertionError("nobody has the time to read it")
 
