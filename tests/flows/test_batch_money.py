@@ -1,4 +1,4 @@
-"""What a batch may cost: dry runs, limits, ceilings, the balance, and an account that is refused."""
+"""What a batch may cost: dry runs, limits, ceilings, the balance, and an account that APIXO rejects."""
 
 import asyncio
 import re
@@ -92,7 +92,7 @@ async def test_max_spend_stops_before_the_payment_that_would_exceed_it(
     assert summary.price == 12 * PRICE
     assert all("max_spend is 7" in row.problem for row in summary.failed)
     assert len(sandbox.record.submits()) == 3
-    # What earlier runs paid counts.
+    # What earlier runs paid counts, too.
     assert (await failing(stored, key, requests=rows(5), max_spend=7)).counts == summary.counts
     assert len(sandbox.record.submits()) == 3
     assert (await run(stored, key, requests=rows(5), max_spend=10)).counts == {"archived": 5}
@@ -102,10 +102,10 @@ async def test_max_spend_stops_before_the_payment_that_would_exceed_it(
 async def test_concurrent_runs_of_one_batch_report_each_payment_once(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked, looked = Batch.check_balance, asyncio.Barrier(2)
+    checked, both_checked = Batch.check_balance, asyncio.Barrier(2)
 
     async def together(batch: Batch) -> None:
-        await looked.wait()  # neither knows of the other's claims
+        await both_checked.wait()  # neither run knows the other's claims yet
         await checked(batch)
 
     monkeypatch.setattr(Batch, "check_balance", together)
@@ -118,16 +118,18 @@ async def test_concurrent_runs_of_one_batch_report_each_payment_once(
 async def test_a_dry_run_does_not_price_a_row_whose_check_fails(
     stored: StoredBlocks, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unanswered(*_: object, **__: object) -> None:
+    async def fail_without_answer(*_: object, **__: object) -> None:
         raise StoreError("no answer")
 
-    monkeypatch.setattr(Ledger, "duplicate_of", unanswered)
+    monkeypatch.setattr(Ledger, "duplicate_of", fail_without_answer)
     summary = await failing(stored, key, requests=rows(2), dry_run=True)
     assert summary.counts == {"not submitted": 2}
     assert summary.price == 0
 
 
-async def test_rejected_row_frees_its_share_of_max_spend(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_rejected_row_frees_its_share_of_max_spend(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_400"))
     summary = await failing(stored, key, requests=rows(3), max_spend=4, max_in_flight=1)
     assert summary.counts == {"archived": 2, "rejected": 1}
@@ -150,7 +152,7 @@ async def test_batch_stops_at_a_ceiling_and_reports_when_it_can_continue(
         month = await Ledger(store).spend.read(f"{found.attempt.claimed_at:%Y-%m}")
     assert (found.attempt.batch, found.attempt.price) == (key, 4 * PRICE)
     assert month is not None
-    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back
+    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the other rows had reserved is freed
 
 
 async def test_ceiling_without_a_price_raises_error_before_the_first_row(
@@ -198,13 +200,13 @@ async def test_invalid_api_key_is_tried_once_not_for_every_row(
     assert len(sandbox.record.submits()) == 1
 
 
-STOPPED = {
+STOP_MESSAGES = {
     False: "^The rest of the batch was not submitted: APIXO refused",
     True: "^The rest of the batch was not submitted: APIXO does not offer sora-2,",
 }
 
 
-# 402 is in `test_batch_outage.py`, 401 above; what each answer means: `tests/apixo/test_submitting.py`.
+# 402 is tested in `test_batch_outage.py`, 401 above. `tests/apixo/test_submitting.py` tests what each answer means.
 @pytest.mark.parametrize(
     "kind",
     [
@@ -216,9 +218,9 @@ STOPPED = {
 async def test_rejection_that_affects_every_row_stops_the_batch_and_is_reported_first(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
 ) -> None:
-    """What is under way comes home; nothing is unconfirmed; the next run asks anew."""
+    """Videos in progress are archived, nothing is unconfirmed, and the next run submits the rest."""
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "skip": 2, "times": -1}))
-    with pytest.raises(BatchFailedError, match=STOPPED[kind in ("http_404", "http_400_model")]) as caught:
+    with pytest.raises(BatchFailedError, match=STOP_MESSAGES[kind in ("http_404", "http_400_model")]) as caught:
         await run(stored, key, requests=rows(6), max_in_flight=1)
     summary = caught.value.summary
     assert summary.counts == {"archived": 2, "not submitted": 3, "rejected": 1}

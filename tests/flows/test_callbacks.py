@@ -1,4 +1,4 @@
-"""What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
+"""What a callback changes, and what it cannot change. The tests assert on the ledger and on what the API received."""
 
 import asyncio
 
@@ -45,8 +45,8 @@ async def test_finished_task_is_reported_without_changing_any_record(
     assert len(sandbox.record.statuses(task_id)) == 1
     reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
     assert [event.resource.id for event in reported] == [f"sora.generation.{key}"]
-    said = reported[0].payload
-    assert said == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive", "end": None}
+    sent_payload = reported[0].payload
+    assert sent_payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive", "end": None}
 
 
 async def test_failed_task_is_reported_as_finished(
@@ -128,8 +128,8 @@ async def test_video_of_a_failed_task_that_was_paid_again_is_archived_alongside(
     await run_collector(resources)
     found = await recorded(key, resources)
     assert (found.state, found.task_id) == (State.ARCHIVED, second)
-    (beside,) = found.attempts[0].superseded
-    assert (beside.task_id, [item.kind for item in beside.objects][:1]) == (first, ["video"])
+    (superseded_task,) = found.attempts[0].superseded
+    assert (superseded_task.task_id, [item.kind for item in superseded_task.objects][:1]) == (first, ["video"])
     assert await resources.ledger.open_keys() == []
     assert len(sandbox.record.submits()) == 2
 
@@ -179,7 +179,7 @@ async def test_paid_submission_recorded_as_rejected_is_reopened_for_the_collecto
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
-    await allow(key, resources)  # a person did not find it
+    await allow(key, resources)  # the user did not find the task
     await resources.ledger.close(await recorded(key, resources))
     await call(key, resources, task_id)
     found = await recorded(key, resources)
@@ -292,7 +292,7 @@ async def test_late_callback_after_the_next_attempt_failed_logs_the_resolve_comm
 async def test_late_callback_after_the_end_archives_alongside_without_another_event(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
-    """It was paid for as well. Announced again, downstream flows would run twice."""
+    """That video was paid for, too. If a second event were published, downstream flows would run twice."""
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
     await submit(key, resources)
@@ -302,10 +302,10 @@ async def test_late_callback_after_the_end_archives_alongside_without_another_ev
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
     await run_collector(resources)
-    (beside,) = (await recorded(key, resources)).attempts[0].superseded
-    assert beside.task_id == first
-    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
-    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in found.objects)
+    (superseded_task,) = (await recorded(key, resources)).attempts[0].superseded
+    assert superseded_task.task_id == first
+    assert {item.kind for item in superseded_task.objects} == {"video", "poster", "sidecar"}
+    assert {item.name for item in superseded_task.objects}.isdisjoint(item.name for item in found.objects)
     assert await resources.ledger.open_keys() == []
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
     assert len(sandbox.record.charged()) == 2
@@ -323,7 +323,7 @@ async def test_concurrent_callbacks_reconcile_once(
 
 
 async def charged(sandbox: SandboxServer) -> str:
-    """The task that the provider took, as soon as it has."""
+    """Waits until the provider has accepted a task. Returns its id."""
     async with asyncio.timeout(60):
         while not sandbox.record.charged():
             await asyncio.sleep(0.01)
@@ -363,13 +363,13 @@ async def test_callback_and_slow_reply_lead_to_the_same_record(
 async def test_crashed_paid_call_raises_error_although_a_callback_reconciled_its_record(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def cut(client: ApixoClient, *_: object, **__: object) -> str:
+    async def submit_and_crash(client: ApixoClient, *_: object, **__: object) -> str:
         monkeypatch.undo()
         async with Resources(resources.api, resources.archive) as receiver:  # in another process
             await call(key, receiver, await made_outside(resources.api))
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ApixoClient, "submit_once", cut)
+    monkeypatch.setattr(ApixoClient, "submit_once", submit_and_crash)
     with pytest.raises(UnconfirmedError) as caught:
         await submit(key, resources)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

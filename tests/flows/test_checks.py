@@ -1,4 +1,4 @@
-"""What is found before a video is paid for, and what a person is to do about it."""
+"""The checks before a video is paid for, and the fix that each of them suggests."""
 
 import re
 from decimal import Decimal
@@ -29,9 +29,7 @@ def by_name(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     return {finding.name: (finding.outcome, finding.detail) for finding in findings}
 
 
-async def test_valid_setup_passes_every_check_and_pays_nothing(
-    stored: StoredBlocks, sandbox: SandboxServer
-) -> None:
+async def test_valid_setup_passes_every_check_and_pays_nothing(stored: StoredBlocks, sandbox: SandboxServer) -> None:
     found = by_name(await check_setup(stored.name, stored.name))
     assert {outcome for outcome, _ in found.values()} == {"ok"}
     assert list(found) == [
@@ -49,20 +47,20 @@ async def test_valid_setup_passes_every_check_and_pays_nothing(
     assert artifact.type == "table"
 
 
-WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("a wrong key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
-    ("an API that is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
+SETUP_ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("invalid API key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
+    ("API is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
     ("no bucket", {}, {"bucket": "never-made"}, "archive", "There is no bucket never-made. Create it with"),
-    ("wrong keys", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
-    ("a store that is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
-    ("TLS to a store without", {}, {"secure": True}, "archive", "object store"),
-    ("no way to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
+    ("invalid access key", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
+    ("store is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
+    ("TLS to a store without TLS", {}, {"secure": True}, "archive", "object store"),
+    ("no route to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
      "So would a finished video"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("api_fields", "archive_fields", "name", "words"), [row[1:] for row in WRONG],
-                         ids=[row[0] for row in WRONG])  # fmt: skip
+@pytest.mark.parametrize(("api_fields", "archive_fields", "name", "expected_text"), [row[1:] for row in SETUP_ERRORS],
+                         ids=[row[0] for row in SETUP_ERRORS])  # fmt: skip
 async def test_each_setup_error_is_reported_with_its_fix(
     api: ApixoApi,
     archive: VideoArchive,
@@ -70,16 +68,16 @@ async def test_each_setup_error_is_reported_with_its_fix(
     api_fields: dict[str, Any],
     archive_fields: dict[str, Any],
     name: str,
-    words: str,
+    expected_text: str,
 ) -> None:
     stored = await store_blocks(api.model_copy(update=api_fields), archive.model_copy(update=archive_fields))
     found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found[name][0] == "error"
-    assert words in found[name][1]
+    assert expected_text in found[name][1]
     others = {other for other, (outcome, _) in found.items() if outcome == "error"} - {name}
     assert others <= ({"result route"} if "base_url" in api_fields else set())
-    if words == WRONG[0][4]:  # the flow says the same of any of them
-        with pytest.raises(SetupCheckError, match=re.escape(words)):
+    if expected_text == SETUP_ERRORS[0][4]:  # the flow reports each of them in the same way
+        with pytest.raises(SetupCheckError, match=re.escape(expected_text)):
             await check_setup(stored.name, stored.name)
 
 
@@ -90,8 +88,8 @@ async def test_price_for_a_probably_misspelled_model_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, model: str, meant: str | None
 ) -> None:
     priced = api.model_copy(update={"prices": {model: Price(per_video=Decimal(1))}})
-    words = f"prices names {model!r}, which is not in the catalog; did you mean {meant}?"
-    wanted = [Finding(name="prices", outcome="warning", detail=words)] if meant else []
+    expected_text = f"prices names {model!r}, which is not in the catalog; did you mean {meant}?"
+    wanted = [Finding(name="prices", outcome="warning", detail=expected_text)] if meant else []
     assert check_prices(priced) == wanted
     if model == "sora2":
         stored = await store_blocks(priced, archive)
@@ -105,7 +103,7 @@ async def test_missing_blocks_are_reported(prefect_server: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome", "words"),
+    ("answer", "outcome", "expected_text"),
     [
         (http(405), "warning", "a different callback secret"),
         (http(405, **{"Sora-Blocks": "0" * 64}), "warning", "a different API key, API URL or bucket"),
@@ -115,7 +113,7 @@ async def test_missing_blocks_are_reported(prefect_server: object) -> None:
     ],
 )
 async def test_callback_url_without_a_receiver_for_these_blocks_is_a_warning(
-    api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, words: str
+    api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, expected_text: str
 ) -> None:
     async with serving(reply(answer or b"")) as receiver:
         url = receiver.url if answer else f"http://127.0.0.1:{closed_port()}"
@@ -123,7 +121,7 @@ async def test_callback_url_without_a_receiver_for_these_blocks_is_a_warning(
         stored = await store_blocks(api.model_copy(update={"callback_url": url, "callback_secret": secret}), archive)
         found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found["callbacks"][0] == outcome
-    assert words in found["callbacks"][1]
+    assert expected_text in found["callbacks"][1]
 
 
 async def test_callback_url_with_an_untrusted_certificate_is_a_warning(
@@ -149,13 +147,13 @@ async def test_receiver_proves_its_blocks_only_to_a_caller_with_the_same_blocks(
         same = await store_blocks(receiver.api, archive)
         assert by_name(await flows.checks.check_setup(same.name, same.name))["callbacks"][0] == "ok"
         other = await store_blocks(receiver.api.model_copy(update={"api_key": Secret(value="another")}), archive)
-        said = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
-        assert said[0] == "warning"
-        assert "a different API key" in said[1]
+        reported = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
+        assert reported[0] == "warning"
+        assert "a different API key" in reported[1]
         answer = await receiver.send(post(f"/apixo/check/0/{'0' * 64}", method="GET"))
         assert (answer.status, answer.headers.get("sora-blocks")) == (405, None)
-        called = await receiver.send(post(receiver.path("check", 0), b"{}"))
-        assert called.status == 404
+        callback_reply = await receiver.send(post(receiver.path("check", 0), b"{}"))
+        assert callback_reply.status == 404
 
 
 async def test_wrong_clock_is_a_separate_finding(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +170,8 @@ async def test_wrong_clock_is_a_separate_finding(stored: StoredBlocks, monkeypat
 async def test_images_in_the_archive_need_a_url_that_the_provider_can_reach(
     stored: StoredBlocks, archive: VideoArchive
 ) -> None:
-    """Their address is signed, so no line shows it."""
-    for public, words in (
+    """Their URL is signed, so no finding shows it."""
+    for public, expected_text in (
         (f"http://127.0.0.1:{closed_port()}", "Check public_url in the video-archive block"),
         ("http://169.254.169.254", "Set public_url in the video-archive block"),
     ):
@@ -181,13 +179,13 @@ async def test_images_in_the_archive_need_a_url_that_the_provider_can_reach(
         await block.save(stored.name, overwrite=True)
         outcome, detail = by_name(await flows.checks.check_setup(stored.name, stored.name))["image route"]
         assert outcome == "warning"
-        assert words in detail
+        assert expected_text in detail
         assert "Only images given as files or s3:// need it" in detail
         assert "X-Amz" not in detail
 
 
 async def test_earlier_result_hosts_are_checked_only_for_the_real_api(api: ApixoApi) -> None:
-    """A firewall that lets only the API through would be met after paying."""
+    """Otherwise, a firewall that allows only the API would be noticed after paying."""
     hosts = ["nowhere.invalid"]
     async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
         real = api.model_copy(update={"base_url": BASE_URL, "result_check_url": elsewhere.url})

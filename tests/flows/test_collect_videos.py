@@ -1,4 +1,4 @@
-"""The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
+"""The collector: it archives what is open, reports what needs a manual decision, and never submits anything."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,7 +66,7 @@ async def test_collector_handles_every_state_and_submits_nothing(
         await submit(f"{key}-lost", resources, VideoRequest(prompt="lost"))
     with pytest.raises(SubmissionRejectedError):
         await submit(f"{key}-refused", resources, VideoRequest(prompt="refused"))
-    await resources.ledger.mark_open(f"{key}-refused")  # its run died before it closed it
+    await resources.ledger.mark_open(f"{key}-refused")  # its run died before it removed the marker
     await submit(f"{key}-forbidden", resources, VideoRequest(prompt="forbidden"))
     await resources.ledger.mark_open(f"{key}-nobody")
     claimed = transitions.claim(
@@ -130,16 +130,16 @@ async def test_unexpected_error_in_one_generation_does_not_stop_the_others(
         await stored.generate(KITE, key=name, wait=False)
     await finished(sandbox)
 
-    async def trip(paid: PaidTask, *rest: Any) -> Generation:
+    async def fail_for_a(paid: PaidTask, *rest: Any) -> Generation:
         if paid.key == f"{key}-a":
             raise ZeroDivisionError
         return await retrieve(paid, *rest)
 
-    monkeypatch.setattr("flows.collect_videos.retrieve", trip)
+    monkeypatch.setattr("flows.collect_videos.retrieve", fail_for_a)
     with pytest.raises(CollectionError, match=f"1 of 2 .*{key}-a: ZeroDivisionError"):
         await run(stored)
     monkeypatch.undo()
-    assert set(await run(stored)) == {f"{key}-a"}  # the other one is home
+    assert set(await run(stored)) == {f"{key}-a"}  # the other one is archived
     assert len(sandbox.record.submits()) == 2
 
 

@@ -1,4 +1,4 @@
-"""The same request under one key or two: what is joined, refused or paid, however the runs race."""
+"""The same request under one key or several: what is continued, rejected or paid, however the runs race."""
 
 import asyncio
 import time
@@ -74,7 +74,9 @@ async def test_only_equal_requests_in_one_parent_flow_share_a_video(
     assert "An equal request in the same outermost run is the same video" in caplog.text
 
 
-async def test_retry_of_a_parent_flow_continues_the_batch_it_paid_for(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+async def test_retry_of_a_parent_flow_continues_the_batch_it_paid_for(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
     tries = 0
 
     @flow(retries=1, persist_result=False)
@@ -119,16 +121,16 @@ async def test_racing_duplicates_with_refuse_duplicates_are_paid_once(
 async def test_duplicate_is_rejected_if_it_was_paid_under_another_key_during_a_long_wait(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits, gate = asyncio.Event(), asyncio.Event()
+    is_waiting, gate = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
     async def limit(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
-        waits.set()
+        is_waiting.set()
         await gate.wait()
         yield lambda _: None
 
     slow = asyncio.create_task(Submission(key, KITE, resources, Terms(refuse_duplicates=True, paying=limit)).run())
-    await waits.wait()
+    await is_waiting.wait()
     monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
     await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
     monkeypatch.setattr(resources.clock, "monotonic", lambda: time.monotonic() + 3600)

@@ -20,28 +20,28 @@ from tests.support import KITE
 Decision = Callable[[str, PayingResources], Awaitable[Generation]]
 
 
-async def by_command(key: str, resources: PayingResources) -> Generation:
-    """As after `sora resolve --resubmit`."""
+async def after_resolve_command(key: str, resources: PayingResources) -> Generation:
+    """Submits after `sora resolve --resubmit`."""
     await allow(key, resources)
     return await submit(key, resources)
 
 
-async def by_rerun(key: str, resources: PayingResources) -> Generation:
-    """As after a click on Retry."""
+async def after_ui_retry(key: str, resources: PayingResources) -> Generation:
+    """Submits after a click on Retry."""
 
-    async def clicked(failed: Generation) -> str | None:
+    async def granted_by_click(failed: Generation) -> str | None:
         return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
 
-    return await submit(key, resources, terms=Terms(may_submit_again=clicked))
+    return await submit(key, resources, terms=Terms(may_submit_again=granted_by_click))
 
 
-DECISIONS = pytest.mark.parametrize("decide", [by_command, by_rerun])
+DECISIONS = pytest.mark.parametrize("decide", [after_resolve_command, after_ui_retry])
 
 
 async def reported_as_failed(
     key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "GENERATION_FAILED"
 ) -> str:
-    """A generation that is recorded as failed, though its task goes on. The task's id."""
+    """Records a generation as failed although its task continues. Returns the task's id."""
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="failed_once", fail_code=fail_code))
     await run_collector(resources)
@@ -106,7 +106,7 @@ async def test_unanswered_poll_of_a_failed_task_pays_nothing_and_keeps_the_decis
     assert (raised.value.key, raised.value.task_id) == (key, task_id)
     found = await recorded(key, resources)
     assert (found.state, len(found.attempts)) == (State.FAILED, 1)
-    if decide is by_rerun:
+    if decide is after_ui_retry:
         assert found == before
     assert len(sandbox.record.submits()) == 1
     sandbox.faults.clear()
@@ -126,7 +126,7 @@ async def test_a_failed_task_that_apixo_no_longer_knows_is_paid_for_again(
 
 
 async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer, kind: str) -> Generation:
-    """A task that was polled in vain for so long; APIXO still answers in that way."""
+    """Makes a generation whose task was polled in vain until it was given up. APIXO keeps answering in this way."""
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
     await submit(key, resources)
     now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
@@ -143,7 +143,7 @@ async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer,
 async def test_a_task_that_was_given_up_and_has_no_result_is_paid_for_again(
     decide: Decision, kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """A person has looked at it, and waits no longer."""
+    """The user has checked the task, and decided not to wait any longer."""
     found = await given_up(key, resources, sandbox, kind)
     assert found.attempt.problem is not None
     assert found.attempt.problem.code == code
@@ -178,14 +178,14 @@ async def test_concurrent_runs_that_may_pay_again_continue_with_the_existing_tas
 async def test_task_that_a_user_resumes_meanwhile_is_not_paid_for_again(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record changes between the poll and what follows it."""
+    """The record changes right after the poll."""
     await submit(key, resources)
     await fail(key, resources, sandbox)
     await finished(sandbox)
     await allow(key, resources)
     poll = resources.client.status
 
-    async def resumed_after_it(task_id: str, *, model: str) -> object:
+    async def resume_after_poll(task_id: str, *, model: str) -> object:
         monkeypatch.undo()
         status = await poll(task_id, model=model)
         task = sandbox.tasks.get(task_id)
@@ -194,6 +194,6 @@ async def test_task_that_a_user_resumes_meanwhile_is_not_paid_for_again(
         await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
         return status
 
-    monkeypatch.setattr(resources.client, "status", resumed_after_it)
+    monkeypatch.setattr(resources.client, "status", resume_after_poll)
     assert len((await submit(key, resources)).attempts) == 1
     assert len(sandbox.record.submits()) == 1

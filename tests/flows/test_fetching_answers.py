@@ -1,4 +1,4 @@
-"""Answers as hosts and proxies send them, byte by byte: no formality of HTTP comes between us and a paid video."""
+"""HTTP responses as hosts and proxies really send them, byte by byte: no protocol error costs a paid video."""
 
 import base64
 import gzip
@@ -24,7 +24,7 @@ SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=2), SUCCEEDED_AT + timedelta(
 
 
 async def fetch(folder: Path, *answers: bytes, now: datetime = SOON, last_try: bool = False) -> FetchedVideo:
-    """What a flow gets of a host that gives these answers in turn."""
+    """Fetches from a host that sends these responses in turn."""
     found = transitions.claim(
         None, key="kite", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=1, now=SUCCEEDED_AT
     ).model_copy(update={"succeeded_at": SUCCEEDED_AT})
@@ -65,7 +65,7 @@ async def test_plain_body_labeled_as_chunked_is_read(tmp_path: Path, whole: byte
 
 
 async def test_chunked_body_that_ends_too_early_counts_as_cut(tmp_path: Path, whole: bytes) -> None:
-    """Else half a video would be taken for a whole one."""
+    """Otherwise half a video would count as complete."""
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(whole)
     for end in (len(answer) // 2, len(answer) - 5):
         with pytest.raises(CutDownloadError):
@@ -107,7 +107,7 @@ async def test_invalid_content_length_is_ignored(tmp_path: Path, whole: bytes, h
     ],
 )
 async def test_malformed_header_line_does_not_affect_the_others(tmp_path: Path, whole: bytes, line: bytes) -> None:
-    """The length is still known, or a cut video could not be seen."""
+    """The length must still be known: without it, a cut video would not be noticed."""
     answer = b"HTTP/1.1 200 OK\r\n" + line + b"\r\nContent-Length : %d\r\n\r\n" % len(whole) + whole
     assert (await fetch(tmp_path / "whole", answer)).path.read_bytes() == whole
     with pytest.raises(CutDownloadError, match=f"expected {len(whole):,} bytes"):
@@ -125,8 +125,8 @@ async def test_status_line_needs_only_a_status_code(tmp_path: Path, whole: bytes
 
 
 async def test_a_malformed_redirect_is_followed(tmp_path: Path, whole: bytes) -> None:
-    to = b"HTTP/2 302\r\nX Id: 5\r\nLocation : /elsewhere\r\nContent-Length: undefined\r\n\r\n"
-    video = await fetch(tmp_path, to, b"HTTP/2 200\r\n\r\n" + whole)
+    redirect = b"HTTP/2 302\r\nX Id: 5\r\nLocation : /elsewhere\r\nContent-Length: undefined\r\n\r\n"
+    video = await fetch(tmp_path, redirect, b"HTTP/2 200\r\n\r\n" + whole)
     assert video.path.read_bytes() == whole
 
 
@@ -144,9 +144,11 @@ async def test_video_is_fetched_with_any_2xx_status(tmp_path: Path, whole: bytes
 @pytest.mark.parametrize(
     "content_range", ["bytes 0-{last}/{size}", "bytes 0-{last}/*", "bytes=0-{last}", "0-{last}/{size}", ""]
 )
-async def test_unrequested_partial_content_may_be_the_whole_file(tmp_path: Path, whole: bytes, content_range: str) -> None:
-    said = content_range.format(last=len(whole) - 1, size=len(whole))
-    video = await fetch(tmp_path, ok(whole, "206 Partial Content", f"Content-Range: {said}\r\n"))
+async def test_unrequested_partial_content_may_be_the_whole_file(
+    tmp_path: Path, whole: bytes, content_range: str
+) -> None:
+    header_value = content_range.format(last=len(whole) - 1, size=len(whole))
+    video = await fetch(tmp_path, ok(whole, "206 Partial Content", f"Content-Range: {header_value}\r\n"))
     assert video.path.read_bytes() == whole
 
 
@@ -189,9 +191,7 @@ async def test_wrapped_video_is_archived_unwrapped(tmp_path: Path, whole: bytes,
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
-async def test_wrapped_video_that_does_not_play_is_kept_unchanged(
-    tmp_path: Path, whole: bytes, name: str
-) -> None:
+async def test_wrapped_video_that_does_not_play_is_kept_unchanged(tmp_path: Path, whole: bytes, name: str) -> None:
     body = WRAPPINGS[name](whole[: len(whole) // 2])
     with pytest.raises(DamagedVideoError) as caught:
         await fetch(tmp_path / "a", ok(body), last_try=True)
@@ -217,7 +217,7 @@ async def test_wrapped_page_is_never_archived_as_a_video(tmp_path: Path) -> None
 
 
 async def test_wrapped_video_with_a_wrong_content_length_is_archived(tmp_path: Path, whole: bytes) -> None:
-    """As of a proxy that packs what it passes on, and leaves the length of the unpacked bytes."""
+    """This happens if a proxy compresses the body, and keeps the length of the uncompressed bytes."""
     packed = gzip.compress(whole)
     answer = ok(b"", headers='ETag: "1"\r\n').replace(b"Length: 0", b"Length: %d" % len(whole)) + packed
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the forms of the Prefect UI are made from."""
+"""The parameter schemas that the Prefect UI builds its forms from."""
 
 from typing import Any
 
@@ -43,8 +43,10 @@ def test_form_with_unchanged_defaults_is_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"key": "A Fox"}, {"key": " "}, {"wait": "soon"}, {"request": {}}, {"request": "fox"}]
+    "invalid", [{"key": "A Fox"}, {"key": " "}, {"wait": "soon"}, {"request": {}}, {"request": "fox"}]
 )
-def test_server_rejects_invalid_form_values(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        validate({**VIDEO, **wrong}, parameter_schema(generate_video.fn).model_dump_for_openapi(), raise_on_error=True)
+def test_server_rejects_invalid_form_values(invalid: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(invalid))):
+        validate(
+            {**VIDEO, **invalid}, parameter_schema(generate_video.fn).model_dump_for_openapi(), raise_on_error=True
+        )

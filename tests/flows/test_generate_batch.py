@@ -1,4 +1,4 @@
-"""A content calendar in one run: every row ends as it should, nothing is paid twice, and money has a limit."""
+"""A content calendar in one run: every row reaches its proper end, nothing is paid twice, and spending is limited."""
 
 import importlib
 import json
@@ -96,7 +96,7 @@ async def test_rows_fail_in_different_ways_and_a_rerun_submits_only_the_rejected
     assert f"sora resolve {key}-04 --task-id" in explained[5]
     assert "nothing.gif" in explained[7]
     assert "duration" in explained[9]
-    # Paid: 5 videos, the one that failed and the one that may be; not the one refused.
+    # Paid: the 5 videos, the failed one, and the unconfirmed one, which may be paid; not the rejected one.
     assert summary.price == 7 * 4 * PRICE
 
     again = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
@@ -127,10 +127,10 @@ async def test_unexpected_error_in_one_row_does_not_stop_the_others(
 async def test_row_with_an_unreadable_record_counts_as_paid(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, away = Ledger.read, set[str]()
+    read, unreadable = Ledger.read, set[str]()
 
     async def read_or_not(ledger: Ledger, row_key: str) -> Entry | None:
-        if row_key in away:
+        if row_key in unreadable:
             raise StoreUnavailableError("the store is away")
         return await read(ledger, row_key)
 
@@ -139,7 +139,7 @@ async def test_row_with_an_unreadable_record_counts_as_paid(
     ) -> Generation:
         made = await generate_one(request, row_key, resources, terms, **options)
         if row_key == f"{key}-01":
-            away.add(row_key)
+            unreadable.add(row_key)
             raise StoreUnavailableError("the store is away")
         return made
 
@@ -206,14 +206,14 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
     runs: list[str] = []
 
     @flow
-    async def between() -> None:
+    async def inner() -> None:
         items = [BatchItem.model_validate(row) for row in rows(2)]
         await generate_batch(requests=items, api=stored.name, archive=stored.name, submissions_per_second=50)
 
     @flow(retries=1)
     async def outer() -> None:
         runs.append(str(flow_run.id))
-        await between()
+        await inner()
         if len(runs) == 1:
             raise RuntimeError("lost after the batch was paid")
 
@@ -227,7 +227,7 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
 async def test_nothing_is_submitted_without_the_shard_deployment(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Tests of the same process may have deployed the usual one.
+    # Other tests in this process may have deployed the usual one.
     monkeypatch.setattr(shard_runs, "DEPLOYMENT", f"generate-shard/{key}")
     with pytest.raises(PipelineError, match=f"Shards need the deployment generate-shard/{key}.*sora deploy"):
         await run(stored, key, requests=rows(2), shards=2)
@@ -237,16 +237,16 @@ async def test_nothing_is_submitted_without_the_shard_deployment(
 async def test_more_requests_than_prefect_accepts_raise_error_with_the_fix(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
+    too_many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
     with pytest.raises(TooManyRequestsError, match=r"Prefect accepts 524,288\. Nothing was sub.*s3://") as refused:
-        await run(stored, key, requests=many)
+        await run(stored, key, requests=too_many)
     assert len(str(refused.value)) < 600
 
     @flow
     async def outer() -> None:
-        await run(stored, key, requests=many)
+        await run(stored, key, requests=too_many)
 
     with pytest.raises(TooManyRequestsError):
         await outer()
     assert sandbox.record.submits() == []
-    assert (await run(stored, key, requests=[*rows(1), *many[:40]], dry_run=True)).counts == {"ready": 41}
+    assert (await run(stored, key, requests=[*rows(1), *too_many[:40]], dry_run=True)).counts == {"ready": 41}

@@ -35,7 +35,7 @@ from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 from tests.support.waiting import until
 
-PASTED = "sk-pasted-with-a-line-end\n"
+KEY_WITH_LINE_ENDING = "sk-pasted-with-a-line-end\n"
 STEPS = ["validate_image", "submit", "wait", "fetch", "archive"]
 
 
@@ -108,9 +108,7 @@ async def test_the_poster_is_a_jpeg_of_the_video(stored: StoredBlocks, key: str)
     assert image.size == (made.video.width, made.video.height)
 
 
-async def test_start_image_is_checked_before_paying(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_start_image_is_checked_before_paying(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="The harbor wakes", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     made = await stored.generate(request, key=key)
     assert made.state is State.ARCHIVED
@@ -119,9 +117,7 @@ async def test_start_image_is_checked_before_paying(
     assert ours.time < paid.time
 
 
-async def test_run_and_task_names_contain_the_key_and_a_rerun_shows_all_steps(
-    stored: StoredBlocks, key: str
-) -> None:
+async def test_run_and_task_names_contain_the_key_and_a_rerun_shows_all_steps(stored: StoredBlocks, key: str) -> None:
     await stored.generate(KITE, key=key)
     await stored.generate(KITE, key=key)
     async with get_client() as client:
@@ -135,7 +131,7 @@ async def test_run_and_task_names_contain_the_key_and_a_rerun_shows_all_steps(
 
 
 async def task_runs(client: PrefectClient, run_id: uuid.UUID) -> list[TaskRun]:
-    """All steps of a run. The server writes them down in the background."""
+    """Waits for the task runs of all steps. The server records them in the background."""
     wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id]))
 
     async def five() -> list[TaskRun] | None:
@@ -232,9 +228,7 @@ async def test_open_marker_is_removed_when_the_video_is_archived(stored: StoredB
 
 
 @pytest.mark.parametrize("kind", ["cut", "http_500"])
-async def test_broken_download_is_retried(
-    kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_broken_download_is_retried(kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": 2}))
     assert (await stored.generate(KITE, key=key)).state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
@@ -257,9 +251,9 @@ async def test_damaged_result_is_not_archived_and_a_rerun_fetches_it_again(
     with pytest.raises((DamagedVideoError, MediaError)) as caught:
         await stored.generate(KITE, key=key)
     assert key in str(caught.value)
-    left = await stored.recorded(key)
-    assert left is not None
-    assert left.state is State.SUCCEEDED
+    open_generation = await stored.recorded(key)
+    assert open_generation is not None
+    assert open_generation.state is State.SUCCEEDED
     assert await objects(stored, "videos/") == []
     assert await objects(stored, "open/") == [f"open/{key}"]
     sandbox.faults.clear()
@@ -297,9 +291,7 @@ async def test_provider_failure_is_reported_and_not_paid_again(
     assert await objects(stored, "open/") == []
 
 
-async def test_api_key_is_sent_only_to_the_api(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_api_key_is_sent_only_to_the_api(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="The harbor", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     await stored.generate(request, key=key)
     assert sandbox.record.images()
@@ -334,7 +326,7 @@ async def test_missed_deadline_leaves_the_generation_open_and_a_rerun_continues(
 async def test_request_in_the_format_of_automations_is_accepted(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    """With null and empty texts for what has no value, numbers as texts, and a list as one text."""
+    """They send null or an empty string for a missing value, numbers as strings, and a list as one string."""
     image = f"{sandbox.base_url}/samples/harbor.jpg"
     request: Any = {
         "prompt": "A fox", "duration": "8", "aspect_ratio": "9:16", "image_urls": f"{image},{image}?v=2", "mode": None,
@@ -351,8 +343,10 @@ async def test_request_in_the_format_of_automations_is_accepted(
 async def test_api_key_with_a_line_ending_raises_error_with_the_block_names(
     api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, key: str, prefect_server: object
 ) -> None:
-    stored = await store_blocks(api.model_copy(update={"api_key": Secret(value=SecretStr(PASTED))}), archive)
+    stored = await store_blocks(
+        api.model_copy(update={"api_key": Secret(value=SecretStr(KEY_WITH_LINE_ENDING))}), archive
+    )
     with pytest.raises(PipelineError, match=f"blocks '{stored.name}' and '{stored.name}' cannot be used: ") as raised:
         await stored.generate(KITE, key=key)
-    assert PASTED.strip() not in str(raised.value)
+    assert KEY_WITH_LINE_ENDING.strip() not in str(raised.value)
     assert sandbox.record.submits() == []

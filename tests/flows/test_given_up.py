@@ -1,4 +1,4 @@
-"""A task that never ends, or whose result cannot be had, is given up once, and can be taken up again."""
+"""A task that never ends, or whose result is unavailable, is given up once, and can be resumed."""
 
 from datetime import timedelta
 from typing import Final
@@ -25,7 +25,7 @@ async def test_task_in_an_undocumented_state_for_a_day_is_given_up(
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
     await submit(key, resources)
     now = resources.clock.now
-    for hours in (30, 53):  # the day begins when it is first seen, not when the task was submitted
+    for hours in (30, 53):  # the day starts when the state is first seen, not when the task was submitted
         set_clock(resources, now() + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == "pending"
@@ -50,7 +50,7 @@ async def test_documented_state_in_between_restarts_the_day(
     await submit(key, resources)
     now = resources.clock.now
 
-    async def stands_after(hours: float) -> str | None:
+    async def state_after(hours: float) -> str | None:
         resources.clock.now = lambda: now() + timedelta(hours=hours)
         (found,) = await collect(None, resources)
         assert found.what == "pending"
@@ -59,11 +59,11 @@ async def test_documented_state_in_between_restarts_the_day(
         return entry.generation.attempt.stands_as
 
     sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # it says that the task is under way
+    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # its name shows that the task is in progress
     sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    assert await stands_after(1) == "expired"
-    assert await stands_after(2) is None
-    assert await stands_after(26) == "expired"
+    assert await state_after(1) == "expired"
+    assert await state_after(2) is None
+    assert await state_after(26) == "expired"
 
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
@@ -113,7 +113,7 @@ async def test_unavailable_result_is_not_fetched_forever(
 async def test_given_up_task_is_resumed_by_its_task_id_without_paying(
     key: str, resources: PayingResources, sandbox: SandboxServer, call: str
 ) -> None:
-    """After weeks behind a broken proxy the provider may still have the result."""
+    """If a broken proxy blocked it for weeks, the provider may still have the result."""
     task_id = (await submit(key, resources)).task_id or ""
     await finished(sandbox)
     sandbox.faults.add(Fault.model_validate({"call": call, "kind": "http_500", "times": -1}))
@@ -124,8 +124,8 @@ async def test_given_up_task_is_resumed_by_its_task_id_without_paying(
         (found,) = await collect(None, resources)
     assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
     sandbox.faults.clear()
-    taken_up = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
-    assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
+    resumed = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
+    assert (resumed.state, resumed.attempt.problem) == (State.SUBMITTED, None)
     assert await resources.ledger.open_keys() == [key]
     assert [item.what for item in await collect(None, resources)] == ["archived"]
     assert len(sandbox.record.submits()) == 1
@@ -162,12 +162,14 @@ async def test_result_that_becomes_available_on_the_last_day_is_archived(
     assert [item.what for item in await collect(None, resources)] == ["archived"]
 
 
-async def test_one_bad_answer_does_not_end_an_old_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_one_bad_answer_does_not_end_an_old_task(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
     now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
+    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # no collector has run since
     (found,) = await collect(None, resources)
     assert found.what == "error"
     (found,) = await collect(None, resources)

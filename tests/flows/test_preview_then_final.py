@@ -1,4 +1,4 @@
-"""A preview, an answer, a final video: against a real Prefect API, a real MinIO and the sandbox."""
+"""A preview, an answer, and a final video, with a real Prefect API, a real MinIO and the sandbox."""
 
 import asyncio
 import json
@@ -53,16 +53,14 @@ def test_preview_has_the_shortest_duration_of_its_model() -> None:
 @pytest.mark.parametrize(
     ("fields", "seconds"),
     [
-        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),  # its other mode has 6 s
+        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),  # 6 s is only in its other mode
         ({"model": "veo-3-1"}, None),
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),  # sora-2 has no 3 s
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["veo-3-1", "unknown"]}, 3),
         ({"model": "unknown", "duration": 9}, 4),
     ],
 )
-def test_preview_duration_fits_its_mode_and_fallback_models(
-    fields: dict[str, Any], seconds: int | None
-) -> None:
+def test_preview_duration_fits_its_mode_and_fallback_models(fields: dict[str, Any], seconds: int | None) -> None:
     assert shortest_seconds(VideoRequest(prompt="Dunes", **fields)) == seconds
 
 
@@ -96,24 +94,24 @@ def test_invalid_answer_raises_error_with_the_reason(answer: Answer, why: str) -
         meaning(answer, KITE, 4)
 
 
-async def runs_called(name: str) -> list[FlowRun]:
+async def runs_named(name: str) -> list[FlowRun]:
     async with get_client() as client:
         return await client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
 
 
 async def paused(name: str, question: str) -> FlowRun:
-    """The run with this name, once it waits for the answer to the question whose key ends so, and shows its form."""
+    """The run with this name, once it waits for an answer under a key with this ending, and shows the form."""
 
-    async def asking() -> FlowRun | None:
-        for run in await runs_called(name):
+    async def waiting_run() -> FlowRun | None:
+        for run in await runs_named(name):
             if run.state and run.state.is_paused() and str(run.state.state_details.pause_key).endswith(question):
-                form = keyset_from_paused_state(run.state)["schema"]  # it is saved after the state
+                form = keyset_from_paused_state(run.state)["schema"]  # the form is saved after the state
                 async with get_client() as client:
                     if await client.filter_flow_run_input(run.id, form, limit=1, exclude_keys=set()):
                         return run
         return None
 
-    return await until(asking, what=f"{name} to ask {question}", pause=0.1)
+    return await until(waiting_run, what=f"{name} to ask {question}", pause=0.1)
 
 
 @asynccontextmanager
@@ -159,7 +157,7 @@ async def test_final_video_follows_the_decision_and_a_rerun_pays_for_neither_aga
     made = await state.aresult()
     assert (made.key, made.request.duration) == (f"{key}-final", 8)
     assert lengths(sandbox) == [4, 8]
-    async with running(stored, key) as again:  # nothing is asked: the final video is known
+    async with running(stored, key) as again:  # no form: the final video is already archived
         assert (await (await again).aresult()).key == made.key
     assert lengths(sandbox) == [4, 8]
 
@@ -236,9 +234,9 @@ async def test_run_without_an_answer_in_time_fails_and_pays_nothing_more(
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
         state = await task
-    (run,) = await runs_called(f"preview {key}")
-    # By Prefect's server, whose message nobody can change, so the question says what to do; or by the run, if it is
-    # faster.
+    (run,) = await runs_named(f"preview {key}")
+    # Either Prefect's server ends it, with a message that cannot be changed, so the question says what to do; or the
+    # run itself does, if it is faster.
     assert state.is_failed()
     assert any(said in (state.message or "") for said in ("never resumed", "Nobody answered within"))
     assert "**Retry** that run" in (await artifacts(run.id))[f"question-{key}-preview"]

@@ -1,4 +1,4 @@
-"""What is refused before anything is paid: requests, keys, images, hosts, blocks that are not there."""
+"""What is rejected before anything is paid: requests, keys, images, hosts, and missing blocks."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from flows.record.pipeline_errors import InvalidKeyError, PipelineError
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, unique
 
-REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
+INVALID_REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x" * 10_001}, "prompt.*10000"),
     ({"prompt": "x", "duration": 5}, "duration.*4, 8 or 12"),
     ({"prompt": "x", "mode": "image-to-video"}, "image-to-video.*image_urls"),
@@ -30,7 +30,7 @@ REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
 async def test_invalid_request_is_rejected_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    for request_fields, message in REFUSED_REQUESTS:
+    for request_fields, message in INVALID_REQUESTS:
         with pytest.raises(ParameterTypeError, match=f"(?s){message}"):
             await stored.generate(request_fields, key=key)  # type: ignore[arg-type] # as the UI's form would send it
         assert sandbox.record.all() == [], message
@@ -55,9 +55,7 @@ IMAGE_FAULTS = [
 ]
 
 
-async def test_invalid_image_is_rejected_before_paying(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_invalid_image_is_rejected_before_paying(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     for kind, message in IMAGE_FAULTS:
         sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind, "times": -1}))
@@ -89,9 +87,9 @@ async def test_private_image_host_is_rejected_by_default(
 
 
 async def test_missing_blocks_raise_error_with_their_name(prefect_server: object, key: str) -> None:
-    nobody = unique("nobody")
-    with pytest.raises(PipelineError, match=rf"no apixo-api block named '{nobody}'.*sora setup"):
-        await generate_video(KITE, key=key, api=nobody, archive=nobody)
+    missing = unique("nobody")
+    with pytest.raises(PipelineError, match=rf"no apixo-api block named '{missing}'.*sora setup"):
+        await generate_video(KITE, key=key, api=missing, archive=missing)
 
 
 async def test_ambiguous_request_raises_error_with_the_reason(

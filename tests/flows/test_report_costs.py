@@ -1,4 +1,4 @@
-"""The page that says what a month cost."""
+"""The report of what a month cost."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""A manual decision by the form in the UI: it is as safe as `sora resolve`, and pays only for the attempt it names."""
+"""A manual decision in the UI form: it is as safe as `sora resolve`, and pays only for the attempt it names."""
 
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ from tests.support import KITE
 
 
 async def resolve(stored: StoredBlocks, key: str, decision: Any, **parameters: Any) -> Generation:
-    """As the form does it."""
+    """Does what the form does."""
     made: Generation = await resolve_video(
         key=key, decision=decision, api=stored.name, archive=stored.name, **parameters
     )
@@ -23,7 +23,7 @@ async def resolve(stored: StoredBlocks, key: str, decision: Any, **parameters: A
 
 
 async def lost(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> str:
-    """An unconfirmed generation; the task that APIXO took it as."""
+    """Makes an unconfirmed generation. Returns the id of the task that APIXO accepted it as."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE, key=key)
@@ -59,7 +59,7 @@ async def test_decision_to_pay_again_pays_once_however_often_the_run_is_rerun(
     with pytest.raises(UnconfirmedError):
         await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert len(sandbox.record.submits()) == 2
-    for _ in range(2):  # Retry in the UI, or another person who looked at the same attempt
+    for _ in range(2):  # Retry in the UI, or another user who saw the same attempt
         with pytest.raises(ResolutionError, match=r"last attempt of .* is 2.*decided about attempt 1.*changed or paid"):
             await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert len(sandbox.record.submits()) == 2
@@ -111,7 +111,9 @@ def test_form_states_which_decision_pays() -> None:
     assert "PAYS" in PAY_AGAIN
 
 
-async def test_unknown_key_raises_error_and_pays_nothing(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_unknown_key_raises_error_and_pays_nothing(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     with pytest.raises(ResolutionError, match="Nothing was ever submitted"):
         await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert sandbox.record.submits() == []

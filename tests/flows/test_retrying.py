@@ -1,4 +1,4 @@
-"""When a step is tried again by itself, and after which pause."""
+"""When a step is retried automatically, and after which delay."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from flows.record.pipeline_errors import TransitionError
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 
-NOTHING = summarize("may", [], price=None, spent_before=None)
+EMPTY_SUMMARY = summarize("may", [], price=None, spent_before=None)
 
 TRANSIENT: list[BaseException] = [
     api.NotSentError("no connection"),
@@ -74,8 +74,8 @@ FINAL: list[object] = [
     AnswerError("nobody answered"),
     CalendarError("unreadable"),
     BudgetError("too much"),
-    BadRowsError("not understood", summary=NOTHING),
-    BatchFailedError("some", summary=NOTHING),
+    BadRowsError("not understood", summary=EMPTY_SUMMARY),
+    BatchFailedError("some", summary=EMPTY_SUMMARY),
     ResolutionError("no"),
     SetupCheckError("no disk"),
     pipeline.CeilingError("too much"),
@@ -114,11 +114,11 @@ def test_every_error_class_is_in_one_of_the_tables() -> None:
     known = {type(error) for error in [*TRANSIENT, *FINAL]}
     abstract = {*bases, BatchError, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
 
-    def below(cls: type[Any]) -> set[type[Any]]:
-        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+    def with_subclasses(cls: type[Any]) -> set[type[Any]]:
+        return {cls}.union(*(with_subclasses(child) for child in cls.__subclasses__()))
 
-    rooms = ("apixo.", "blocks.", "flows.")
-    defined = {cls for base in bases for cls in below(base) if cls.__module__.startswith(rooms)}
+    packages = ("apixo.", "blocks.", "flows.")
+    defined = {cls for base in bases for cls in with_subclasses(base) if cls.__module__.startswith(packages)}
     assert defined - abstract <= known
 
 
@@ -151,7 +151,7 @@ def some_task() -> None: ...
     ],
 )
 async def test_retry_condition_depends_on_the_error_in_the_state(state: PrefectState[Any], again: bool) -> None:
-    run = TaskRun.model_construct()  # type: ignore[call-arg] # it is not looked at
+    run = TaskRun.model_construct()  # type: ignore[call-arg] # it is not used
     assert await retry_transient(some_task, run, state) is again
 
 

@@ -1,4 +1,4 @@
-"""What the artifacts of a run say: the video, or what became of it and whether it was paid."""
+"""What a run's artifacts show: the video, or what became of it and whether it was paid."""
 
 import uuid
 from decimal import Decimal
@@ -58,8 +58,8 @@ async def artifact_of(key: str) -> Any:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[newest.id]))
         )
-    (ours,) = [item for item in found if item.key is not None]  # Prefect keeps errors as artifacts without a key
-    return ours
+    (keyed,) = [item for item in found if item.key is not None]  # Prefect keeps errors as artifacts without a key
+    return keyed
 
 
 async def test_unconfirmed_run_has_an_artifact_and_logs_one_line_with_its_reason(
@@ -88,9 +88,9 @@ async def test_artifacts_of_rejected_and_failed_runs_state_whether_they_were_pai
     sandbox.faults.add(Fault(call="submit", kind="http_400"))
     with pytest.raises(PipelineError):
         await stored.generate(KITE, key=key)
-    refused = await artifact_of(key)
-    assert refused.description == f"Rejected: {key}"
-    assert "**Was it paid?** No. APIXO rejected it." in str(refused.data)
+    rejected = await artifact_of(key)
+    assert rejected.description == f"Rejected: {key}"
+    assert "**Was it paid?** No. APIXO rejected it." in str(rejected.data)
     failed_key = f"{key}-failed"
     with pytest.raises(PipelineError):
         await stored.generate(VideoRequest(prompt="a forbidden thing"), key=failed_key)

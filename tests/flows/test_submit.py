@@ -1,4 +1,4 @@
-"""The paid call. Every test asserts on what the provider saw."""
+"""The paid call. Every test asserts on what the provider received."""
 
 import asyncio
 import os
@@ -48,11 +48,11 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5))
 
-    async def one() -> Generation:
+    async def submit_as_another_run() -> Generation:
         async with PayingResources(api, archive) as own:
             return await submit(key, own)
 
-    results = await asyncio.gather(*(one() for _ in range(24)))
+    results = await asyncio.gather(*(submit_as_another_run() for _ in range(24)))
     assert len(sandbox.record.submits()) == 1
     assert len({result.task_id for result in results}) == 1
     assert all(result == results[0] for result in results)
@@ -144,12 +144,12 @@ async def test_racing_runs_share_their_tries_at_a_rate_limit(
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
 
-    async def one() -> None:
+    async def submit_as_another_run() -> None:
         async with PayingResources(api, archive) as own:
             with pytest.raises(SubmissionRejectedError):
                 await submit(key, own)
 
-    await asyncio.gather(*(one() for _ in range(6)))
+    await asyncio.gather(*(submit_as_another_run() for _ in range(6)))
     assert len(sandbox.record.submits()) <= 2 * MAX_TRIES
     assert sandbox.record.charged() == []
 
@@ -169,7 +169,7 @@ async def test_request_to_an_unreachable_provider_is_provably_unpaid(
 async def test_record_hidden_by_a_cache_ends_the_run_and_pays_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache in front of the store keeps the answer that there is none."""
+    """A cache in front of the store keeps answering that there is no record."""
     await submit(key, resources)
     waited: list[float] = []
 
@@ -224,7 +224,7 @@ async def test_run_that_waits_for_another_runs_claim_gets_its_task(
 async def test_record_deleted_while_a_run_waits_for_it_is_not_claimed_again(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """Somebody deleted it, perhaps with the bucket's other objects: what was paid for is not known any more."""
+    """It was deleted, perhaps with the bucket's other objects: what was paid for is no longer known."""
     await abandoned_claim(key, resources, lease_seconds=30)
     joined = asyncio.create_task(submit(key, resources))
     await asyncio.sleep(0.3)
@@ -249,7 +249,8 @@ async def test_owner_presumed_dead_reconciles_the_record_when_its_answer_arrives
     assert len(sandbox.record.submits()) == 1
 
 
-@pytest.mark.parametrize("shown_by", ["monotonic", "wall"])  # one may stop while a machine sleeps, the other may be set
+# The monotonic clock may stop while the machine sleeps, and the wall clock may be changed.
+@pytest.mark.parametrize("shown_by", ["monotonic", "wall"])
 async def test_process_frozen_after_its_claim_sends_nothing_with_the_stale_claim(
     shown_by: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +292,7 @@ async def test_cancellation_during_the_paid_call_still_records_its_answer(
 async def test_paid_call_survives_the_end_of_the_run(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """As at SIGTERM, where `asyncio.run` cancels every task of the loop."""
+    """For example at SIGTERM, when `asyncio.run` cancels all tasks of the loop."""
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
     paying = asyncio.create_task(submit(key, resources))
     while not sandbox.record.submits():
@@ -312,7 +313,7 @@ async def test_run_cancelled_while_it_waits_for_its_turn_sends_nothing(
 ) -> None:
     slow = make_api(sandbox, requests_per_minute=30)
     async with PayingResources(slow, archive) as own:
-        await submit(f"{key}-first", own)  # takes the only turn of these two seconds
+        await submit(f"{key}-first", own)  # uses the only turn of these two seconds
         waiting = asyncio.create_task(submit(key, own))
         await asyncio.sleep(0.5)
         waiting.cancel()
@@ -325,16 +326,18 @@ async def test_run_cancelled_while_it_waits_for_its_turn_sends_nothing(
 async def test_run_cancelled_before_its_claim_claims_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The payment thread may be busy: the end of the run can come before the call's turn there."""
+    """The payment thread may be busy, so the run can be cancelled before its call's turn."""
     make, started = PaidCall.make, threading.Event()
 
-    async def late(call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
+    async def make_after_cancel(
+        call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event
+    ) -> Outcome:
         started.set()
         while not stopping.is_set():
             await asyncio.sleep(0.01)
         return await make(call, client, ledger, stopping)
 
-    monkeypatch.setattr(PaidCall, "make", late)
+    monkeypatch.setattr(PaidCall, "make", make_after_cancel)
     paying = asyncio.create_task(submit(key, resources))
     await asyncio.to_thread(started.wait, 20)
     paying.cancel()
@@ -359,7 +362,7 @@ async def test_run_cancelled_between_its_claim_and_the_paid_call_sends_nothing(
     paying = asyncio.create_task(submit(key, resources))
     await asyncio.to_thread(claimed.wait, 20)
     paying.cancel()
-    await asyncio.sleep(0.05)  # the run has heard it, and tells the payment thread
+    await asyncio.sleep(0.05)  # the run is cancelled, and notifies the payment thread
     cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await paying
