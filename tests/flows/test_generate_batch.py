@@ -131,7 +131,7 @@ async def test_row_with_an_unreadable_record_counts_as_paid(
 
     async def read_or_not(ledger: Ledger, row_key: str) -> Entry | None:
         if row_key in unreadable:
-            raise StoreUnavailableError("the store is away")
+            raise StoreUnavailableError("the store is unavailable")
         return await read(ledger, row_key)
 
     async def generate(
@@ -140,7 +140,7 @@ async def test_row_with_an_unreadable_record_counts_as_paid(
         made = await generate_one(request, row_key, resources, terms, **options)
         if row_key == f"{key}-01":
             unreadable.add(row_key)
-            raise StoreUnavailableError("the store is away")
+            raise StoreUnavailableError("the store is unavailable")
         return made
 
     monkeypatch.setattr(Ledger, "read", read_or_not)

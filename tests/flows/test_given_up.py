@@ -144,7 +144,7 @@ async def test_resumed_task_gets_its_full_time_again(
     set_clock(resources, now() + 2 * kept + timedelta(hours=2))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
     ends = [event.id for event in sent.all() if event.event == "sora.generation.failed"]
-    assert len(ends) == len(set(ends)) == 2, "Prefect takes an event whose id it knows for a repetition"
+    assert len(ends) == len(set(ends)) == 2, "Prefect drops an event with a known id as a duplicate"
 
 
 async def test_result_that_becomes_available_on_the_last_day_is_archived(

@@ -40,10 +40,7 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
         ("input_output_sensitive_content_detected", True),
         ("OutputVideoSensitiveContentDetected", True),
         ("InputImageSensitiveContentDetected", False),
-        (
-            "SensitiveContentDetected",
-            True,
-        ),  # the code does not say whether it judged the input or the output
+        ("SensitiveContentDetected", True),  # does not say whether the input or the output was judged
         ("sensitive_content", True),
         ("CONTENT_VIOLATION", False),
         ("NSFW_DETECTED", True),
@@ -107,10 +104,10 @@ RESOLVED_BY_USER = {
 
 
 @pytest.mark.parametrize("how", RESOLVED_BY_USER)
-def test_task_that_a_user_resolved_is_never_paid_again_by_moderation_retries(how: str) -> None:
-    refused = fail(RESOLVED_BY_USER[how](), code=OUTPUT)
-    assert refused.state is State.FAILED
-    assert not moderation.may_submit_again(refused, 3)
+def test_task_named_by_a_user_is_never_paid_again_by_moderation_retries(how: str) -> None:
+    rejected = fail(RESOLVED_BY_USER[how](), code=OUTPUT)
+    assert rejected.state is State.FAILED
+    assert not moderation.may_submit_again(rejected, 3)
 
 
 @pytest.fixture
@@ -185,7 +182,7 @@ async def test_store_outage_after_the_verdict_pays_nothing_and_keeps_the_verdict
     verdicts[:] = [OUTPUT]
 
     async def unavailable(ledger: Ledger, key: str) -> Entry | None:
-        raise StoreError("The store is away.")
+        raise StoreError("The store is unavailable.")
 
     async def publish_then_fail_reads(*arguments: Any, **options: Any) -> None:
         await publish_end(*arguments, **options)

@@ -38,7 +38,7 @@ async def test_abandoned_claim_is_waited_out_and_reread_before_it_is_resolved(
     task_id = await lost(f"{key}.other", resources, sandbox)
     await abandoned_claim(key, resources)
     with caplog.at_level("INFO"):
-        assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself was asked for"
+        assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself is polled"
     assert f"{key} may still be in progress" in caplog.text
     await abandoned_claim(f"{key}.2", resources)
     with pytest.raises(UnconfirmedError, match="--resubmit"):

@@ -59,7 +59,7 @@ async def test_usual_time_is_loaded_once_for_all_waiters_and_store_errors_are_ig
     assert requested == 1
 
     async def fail_to_load(_: int) -> list[Generation]:
-        raise StoreError("it is away")
+        raise StoreError("it is unavailable")
 
     assert await UsualTimes(fail_to_load).of(claimed()) is None
 
@@ -95,7 +95,7 @@ async def test_long_wait_reports_elapsed_and_usual_time(
 
 async def test_short_wait_does_not_load_the_usual_time(key: str, resources: PayingResources) -> None:
     async def newest(_: int) -> list[Generation]:
-        raise AssertionError("nobody has the time to read it")
+        raise AssertionError("a short wait must not load it")
 
     resources.usual = UsualTimes(newest)
     found = await submit(key, resources)
