@@ -76,10 +76,10 @@ OLDEST_TESTS := tests/apixo/test_polling.py tests/blocks/test_object_store.py \
   tests/deployments/gallery/test_gateway.py \
   $(addprefix tests/blocks/test_uploads.py::,test_file_is_created_once_and_never_overwritten \
     test_lost_upload_reply_raises_store_unavailable_though_the_object_is_written) \
-  $(addprefix tests/flows/test_generate_video.py::,test_a_video_from_text_ends_whole_in_the_archive \
-    test_a_video_from_an_image_checks_the_image_before_paying \
-    test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rerun \
-    test_the_graph_of_a_run_shows_which_step_s_result_a_step_was_given)
+  $(addprefix tests/flows/test_generate_video.py::,test_video_from_text_is_archived_complete \
+    test_start_image_is_checked_before_paying \
+    test_run_and_task_names_contain_the_key_and_a_rerun_shows_all_steps \
+    test_run_graph_shows_which_results_each_step_was_given)
 
 test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: a minute
 	@$(MINIO)

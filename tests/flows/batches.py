@@ -1,4 +1,4 @@
-"""Runs batches with stored blocks, and looks at what became of their rows."""
+"""Runs batches with stored blocks, and reads the states of their rows."""
 
 import json
 from decimal import Decimal
@@ -20,7 +20,7 @@ PRICE = Decimal("0.5")
 
 
 def patient_api(sandbox: SandboxServer) -> ApixoApi:
-    """On a busy machine a claim of many at once grows old before it is sent, and then it is not."""
+    """Has a long submit timeout: on a busy machine, some of many concurrent claims would otherwise expire."""
     return make_api(sandbox, price_per_second=PRICE, submit_timeout_seconds=20)
 
 
@@ -41,7 +41,7 @@ async def failing(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSum
 
 
 def rows(count: int, **fields: object) -> list[dict[str, Any]]:
-    """Rows of the same video: it is drawn once."""
+    """Rows of the same video, so that the sandbox renders it only once."""
     return [{"id": f"{number:02}", "prompt": "Dunes at dawn"} | fields for number in range(count)]
 
 

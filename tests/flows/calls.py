@@ -1,4 +1,4 @@
-"""Calls of the provider, as the receiver answers them."""
+"""The provider's callbacks, handled as the receiver does."""
 
 from flows.callbacks import CallbackOutcome, answer_call
 from flows.resources import Resources

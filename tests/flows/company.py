@@ -1,6 +1,7 @@
-"""A company's network on loopback: its own authority, a proxy as the only way out, a store behind another proxy.
+"""A company's network on loopback: its own certificate authority, a forward proxy as the only way out, and a store
+behind a reverse proxy.
 
-Its names exist nowhere else: whatever does not go through the forward proxy does not find them.
+Its host names resolve only in the forward proxy: a client that does not use the proxy cannot reach them.
 """
 
 import asyncio
@@ -18,18 +19,19 @@ from tests.flows.media.wire import tunnel
 from tests.support.authority import make_authority, server_context
 
 API: Final = "api.corp.example"
-RESULTS: Final = "cdn.corp.example"  # as long as the API's name, which its replies hold
+RESULTS: Final = "cdn.corp.example"  # as long as the API's name, which it replaces in replies
 STORE: Final = "s3.corp.example"
 
 
 @dataclass
 class Company:
-    """The proxies, and what is wrong with the one in front of the store. What is wrong can be set right at any time.
+    """The proxies, and the misconfiguration of the one in front of the store, which a test can change at any time.
 
     Attributes:
-        authority: the certificate of the company's authority, as a file.
-        proxy: the address of the forward proxy.
-        tunneled, requests: the hosts that the forward proxy was asked for, and the requests that arrived behind it.
+        authority: the file with the certificate of the company's authority.
+        proxy: the URL of the forward proxy.
+        tunneled, requests: the hosts that clients requested from the forward proxy, and the requests that the reverse
+            proxy received.
     """
 
     upstreams: dict[str, str]
@@ -43,7 +45,7 @@ class Company:
     inside: int = 0
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The forward proxy: it alone knows the names."""
+        """The forward proxy: only it resolves the host names."""
         method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(" ", 2)
         host = target.partition(":")[0]
         self.tunneled.add(host)
@@ -55,7 +57,7 @@ class Company:
         await tunnel(reader, writer, self.inside)
 
     async def reverse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What ends TLS, in front of all servers."""
+        """The reverse proxy: terminates TLS in front of all servers."""
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             lines = [line for line in head.split("\r\n") if line]
@@ -66,15 +68,15 @@ class Company:
             if host == STORE and length > self.max_bytes:
                 writer.write(http(413, b"<h1>413 Request Entity Too Large</h1>", connection="close"))
                 await writer.drain()
-                await reader.readexactly(length)  # it lingers, so that the client comes to read the answer
+                await reader.readexactly(length)  # drained, so that the client gets to read the reply
                 return
             body = await reader.readexactly(length)
             writer.write(
-                self._changed(host, *await self._asked(host, lines, body), no_body=lines[0].startswith("HEAD"))
+                self._changed(host, *await self._forwarded(host, lines, body), no_body=lines[0].startswith("HEAD"))
             )
             await writer.drain()
 
-    async def _asked(self, host: str, lines: list[str], body: bytes) -> tuple[list[str], bytes]:
+    async def _forwarded(self, host: str, lines: list[str], body: bytes) -> tuple[list[str], bytes]:
         kept = [line for line in lines if not line.lower().startswith(("connection:", "expect:"))]
         address, _, port = self.upstreams[host].partition(":")
         reader, writer = await asyncio.open_connection(address, int(port))
@@ -84,7 +86,7 @@ class Company:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             content = b""
             if "transfer-encoding: chunked" in head.lower():
-                content = await _joined(reader)
+                content = await _read_chunks(reader)
             elif not lines[0].startswith("HEAD"):
                 content = await reader.readexactly(body_length(head))
         finally:
@@ -92,7 +94,7 @@ class Company:
         return [line for line in head.split("\r\n") if line], content
 
     def _changed(self, host: str, lines: list[str], content: bytes, *, no_body: bool) -> bytes:
-        """The reply as the client gets it."""
+        """The reply as the client receives it."""
         status, *rest = lines
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         headers.pop("transfer-encoding", "")
@@ -112,7 +114,7 @@ class Company:
 
 @asynccontextmanager
 async def company_network(folder: Path, upstreams: dict[str, str]) -> AsyncIterator[Company]:
-    """A network in which these names lead to these endpoints."""
+    """A network in which these host names lead to these endpoints."""
     company = Company(upstreams, make_authority(folder, *upstreams) / "ca.pem")
     async with listening(company.reverse, server_context(folder)) as inside, listening(company.forward) as proxy:
         company.inside = int(inside.rpartition(":")[2])
@@ -120,8 +122,8 @@ async def company_network(folder: Path, upstreams: dict[str, str]) -> AsyncItera
         yield company
 
 
-async def _joined(reader: asyncio.StreamReader) -> bytes:
-    """A body that is sent in chunks."""
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """Reads a chunked body."""
     found = b""
     while True:
         length = int(await reader.readline(), 16)

@@ -23,19 +23,19 @@ from tests.support.events import Sent, taken_in
 
 @dataclass(frozen=True)
 class StoredBlocks:
-    """The names of the two blocks of one test, and what they hold."""
+    """One test's API and archive blocks, and the name that both are saved under."""
 
     name: str
     api: ApixoApi
     archive: VideoArchive
 
     async def generate(self, request: VideoRequest, **parameters: Any) -> Generation:
-        """Runs the flow with these blocks."""
+        """Runs `generate_video` with these blocks."""
         made: Generation = await generate_video(request, api=self.name, archive=self.name, **parameters)
         return made
 
     async def recorded(self, key: str) -> Generation | None:
-        """What the ledger says."""
+        """The generation in the ledger, if there is one."""
         async with aclosing(self.archive.store()) as store:
             entry = await Ledger(store).read(key)
         return entry.generation if entry else None
@@ -43,12 +43,12 @@ class StoredBlocks:
 
 @pytest.fixture
 async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Both blocks, saved under a name of their own."""
+    """Both blocks, saved under a unique name."""
     return await store_blocks(api, archive)
 
 
 _SAVED_KEYS: dict[tuple[str | None, str], Secret[str]] = {}
-"""By Prefect's address and the key: nearly all sandboxes have the same one, and saving it takes 20 ms of processor."""
+"""By Prefect's URL and the API key. Nearly all sandboxes have the same key, and saving it takes 20 ms of CPU time."""
 
 
 async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
@@ -76,6 +76,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
-    """The events of this test; none reaches the server."""
+    """The events that this test sends; none reaches the server."""
     with taken_in(monkeypatch) as events:
         yield events

@@ -18,7 +18,7 @@ from flows.submission import Submission, Terms
 from tests.support import KITE
 
 SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", duration=4)
-"""Nobody would take it for a kite."""
+"""A request that is clearly different from `KITE`."""
 
 
 async def submit(
@@ -34,12 +34,12 @@ async def recorded(key: str, resources: PayingResources) -> Generation:
 
 
 def set_clock(resources: PayingResources, moment: datetime) -> None:
-    """All steps and the ledger take it for this moment, from now on."""
+    """From now on, it is this moment for all steps and the ledger."""
     resources.clock.now = lambda: moment
 
 
 async def abandoned_claim(key: str, resources: PayingResources, *, lease_seconds: float = 0.3) -> Generation:
-    """A claim whose owner is dead."""
+    """A claim whose owner has died."""
     claimed = transitions.claim(
         None,
         key=key,
@@ -54,7 +54,7 @@ async def abandoned_claim(key: str, resources: PayingResources, *, lease_seconds
 
 
 async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
-    """An unconfirmed generation; the task that APIXO took it as."""
+    """Makes an unconfirmed generation. Returns the id of the task that APIXO accepted it as."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
@@ -62,14 +62,14 @@ async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> 
 
 
 async def allow(key: str, resources: PayingResources) -> Generation:
-    """As `sora resolve --resubmit` does it."""
+    """Does what `sora resolve --resubmit` does."""
     return await allow_resubmission(await load_generation(key, resources.ledger), resources)
 
 
 async def fail(
     key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "OUT_OF_LUCK"
 ) -> Generation:
-    """Its task fails, at the provider and in the record."""
+    """Lets its task fail, at the provider and in the record."""
     task_id = (await recorded(key, resources)).task_id or ""
     task = sandbox.tasks.get(task_id)
     assert task is not None
@@ -80,14 +80,14 @@ async def fail(
 
 
 async def finished(sandbox: SandboxServer) -> None:
-    """Waits until the provider has no task under way."""
+    """Waits until the provider has no unfinished task."""
     async with asyncio.timeout(60):
         while sandbox.tasks.unfinished:
             await asyncio.sleep(0.05)
 
 
 async def run_collector(resources: PayingResources) -> list[Collected]:
-    """What the collector does next."""
+    """Runs the collector once."""
 
     @flow(name="collect-in-a-test")
     async def run() -> list[Collected]:
@@ -97,7 +97,7 @@ async def run_collector(resources: PayingResources) -> list[Collected]:
 
 
 def closed_before_each_change(key: str, resources: PayingResources) -> None:
-    """Another process removes the marker right before the record is changed."""
+    """From now on, another process removes the open marker right before each change of the record."""
     change = resources.ledger.change
 
     async def close_first(*arguments: object, **options: object) -> object:

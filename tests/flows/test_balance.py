@@ -1,4 +1,4 @@
-"""What the account has left, where the API says so, and what is said about it."""
+"""The account balance, if the API provides it, and what is reported about it."""
 
 from decimal import Decimal
 from typing import Any
@@ -23,11 +23,13 @@ from tests.support.events import Sent
         (9, 10, "USD", True),
         (9, 10, None, True),
         (9, 10, "usd", True),
-        (9, 10, "EUR", False),  # not to be compared
+        (9, 10, "EUR", False),  # not comparable
         (-1, 0, None, True),
     ],
 )
-def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | None, short: bool) -> None:
+def test_shortfall_needs_a_lower_balance_in_a_comparable_currency(
+    balance: int, needed: int, currency: str | None, short: bool
+) -> None:
     assert (shortfall(Decimal(balance), Decimal(needed), currency) is not None) is short
 
 
@@ -48,11 +50,13 @@ def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | 
         ({"price_per_second": Decimal(0)}, "74.87 USD"),
     ],
 )
-def test_what_the_balance_buys(sandbox: SandboxServer, fields: dict[str, Any], described: str) -> None:
+def test_balance_description_includes_how_much_video_it_buys(
+    sandbox: SandboxServer, fields: dict[str, Any], described: str
+) -> None:
     assert describe_balance(Decimal("74.87"), make_api(sandbox, **fields)) == described
 
 
-async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
+async def test_account_check_reports_balance_and_warns_below_threshold(api: ApixoApi) -> None:
     async with api.status_client() as client:
         found = await check_account(client, api)
         low = api.model_copy(update={"balance_warning_below": Decimal(100_000)})
@@ -61,7 +65,7 @@ async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
     assert (warned.outcome, warned.detail) == ("warning", "10000.00 USD. Top up the APIXO account.")
 
 
-NONE = [
+NO_BALANCE = [
     http(404, "{}"),
     http(501, "<html>"),
     http(503, ""),
@@ -71,10 +75,8 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("answer", NONE, ids=range(len(NONE)))
-async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
-    answer: bytes, api: ApixoApi, sent: Sent
-) -> None:
+@pytest.mark.parametrize("answer", NO_BALANCE, ids=range(len(NO_BALANCE)))
+async def test_missing_balance_is_reported_and_blocks_nothing(answer: bytes, api: ApixoApi, sent: Sent) -> None:
     async with serving(reply(answer)) as server:
         strict = api.model_copy(update={"require_balance": True, "balance_warning_below": Decimal(100_000)})
         async with StatusClient("key", base_url=server.url, retry_delay_seconds=0.01) as client:
@@ -84,11 +86,11 @@ async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
             assert unknown.outcome == "warning"
             assert "unknown: the API does not provide it. So require_balance and" in unknown.detail
             assert (await check_account(client, api)).outcome == "ok"
-        assert len(server.requests) == 4  # asked once each
+        assert len(server.requests) == 4  # one request each
     assert sent.all() == []
 
 
-async def test_a_balance_that_is_required_and_missing_is_an_error(api: ApixoApi) -> None:
+async def test_insufficient_required_balance_raises_error(api: ApixoApi) -> None:
     strict = api.model_copy(update={"require_balance": True})
     async with api.status_client() as client:
         assert await check_balance(client, strict, Decimal(10_000), batch_key="k") is None

@@ -1,4 +1,4 @@
-"""The calendar of a batch: where it is read from, which rows are refused, and what makes a row the same one."""
+"""A batch's calendar: where it is read from, which rows are rejected, and what identifies a row."""
 
 import json
 from contextlib import aclosing
@@ -44,14 +44,14 @@ async def test_a_calendar_is_read_from_disk_or_bucket(
     assert sorted(body["aspect_ratio"] for body in bodies) == ["landscape", "portrait"]
 
 
-BAD = 'id,prompt,duration\na,Dunes,4\nb,Dunes,5\n"c","Two\nlines",8\nd,,\na,Dunes again,4\n'
+CALENDAR_WITH_BAD_ROWS = 'id,prompt,duration\na,Dunes,4\nb,Dunes,5\n"c","Two\nlines",8\nd,,\na,Dunes again,4\n'
 
 
-async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
+async def test_bad_rows_reject_the_whole_calendar_and_are_each_reported(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     calendar = tmp_path / "bad.csv"
-    calendar.write_text(BAD)
+    calendar.write_text(CALENDAR_WITH_BAD_ROWS)
     with pytest.raises(BadRowsError) as caught:
         await run(stored, key, calendar=str(calendar))
     reported = str(caught.value)
@@ -61,22 +61,24 @@ async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
     assert "line 7: id: has the same id as line 2" in reported
     assert "on_bad_rows" in reported
     assert sandbox.record.submits() == []
-    assert [(row["line"], row["state"]) for row in await table(key)] == [  # what needs a person comes first
+    assert [(row["line"], row["state"]) for row in await table(key)] == [  # rows that need attention come first
         (3, "bad row"), (6, "bad row"), (7, "bad row"), (2, "not submitted"), (4, "not submitted"),
     ]  # fmt: skip
 
 
-async def test_on_request_the_good_rows_go_on_and_the_run_still_fails(
+async def test_skipping_bad_rows_generates_the_good_ones_and_still_fails_the_run(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     calendar = tmp_path / "bad.csv"
-    calendar.write_text(BAD)
+    calendar.write_text(CALENDAR_WITH_BAD_ROWS)
     summary = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
     assert summary.counts == {"archived": 2, "bad row": 3}
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_bad_items_of_a_list_are_reported_alike(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_bad_items_of_a_request_list_are_reported_like_bad_rows(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     items = [*rows(2), {"prompt": "Dunes", "duration": 5}, {"prompt": "Dunes", "seconds": 4}, "Dunes"]
     with pytest.raises(BadRowsError) as caught:
         await run(stored, key, requests=items)
@@ -88,18 +90,22 @@ async def test_bad_items_of_a_list_are_reported_alike(stored: StoredBlocks, sand
 
 
 @pytest.mark.parametrize("parameters", [{"requests": None}, {"requests": rows(1), "calendar": "a.csv"}])
-async def test_either_a_list_or_a_calendar(parameters: dict[str, Any], stored: StoredBlocks, key: str) -> None:
+async def test_batch_takes_either_requests_or_a_calendar(
+    parameters: dict[str, Any], stored: StoredBlocks, key: str
+) -> None:
     with pytest.raises(PipelineError, match="either requests or a calendar"):
         await run(stored, key, **parameters)
 
 
-async def test_a_calendar_that_is_not_there_says_so(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_missing_calendar_raises_error_with_its_path(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     with pytest.raises(CalendarError, match="no-such"):
         await run(stored, key, calendar="/no-such/calendar.csv")
     assert sandbox.record.submits() == []
 
 
-async def test_a_key_that_would_be_too_long_is_a_bad_row(
+async def test_row_whose_key_would_be_too_long_is_a_bad_row(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     with pytest.raises(BadRowsError, match="line 1: id"):
@@ -107,7 +113,7 @@ async def test_a_key_that_would_be_too_long_is_a_bad_row(
     assert sandbox.record.submits() == []
 
 
-async def test_a_calendar_without_a_key_is_the_same_batch_in_every_run(
+async def test_calendar_without_a_key_uses_its_file_name_as_key(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     for folder in ("worker-1", "worker-2"):
@@ -122,7 +128,7 @@ async def test_a_calendar_without_a_key_is_the_same_batch_in_every_run(
     assert {run.name for run in named if run.name.startswith("generate batch")} == {f"generate batch {key}"}
 
 
-async def test_a_sheet_of_a_workbook_and_what_was_left_out_of_it(
+async def test_workbook_sheet_is_selected_and_ignored_parts_are_reported(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     workbook = Workbook()
@@ -144,10 +150,10 @@ async def test_a_sheet_of_a_workbook_and_what_was_left_out_of_it(
 
 
 @pytest.mark.parametrize("row_id", [None, "two-shots"])
-async def test_a_row_that_was_submitted_with_crlf_is_known_however_its_file_is_saved_now(
+async def test_row_submitted_with_crlf_is_recognized_with_any_line_ending(
     row_id: str | None, stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
-    """Line ends inside cells were kept as they were once, and went into the key."""
+    """An earlier version kept the line endings inside cells, and they became part of the key."""
     earlier = BatchItem(prompt="Shot 1: dunes\nShot 2: kite", id=row_id).with_crlf()
     await stored.generate(earlier.request(), key=earlier.key(key))
     text = f'id,prompt\n{row_id or ""},"Shot 1: dunes\nShot 2: kite"\n'
@@ -159,7 +165,7 @@ async def test_a_row_that_was_submitted_with_crlf_is_known_however_its_file_is_s
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_one_file_with_crlf_and_with_lf_is_paid_once(
+async def test_same_file_with_different_line_endings_is_paid_once(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     text = 'prompt,duration\n"Shot 1: dunes\nShot 2: kite",4\n'

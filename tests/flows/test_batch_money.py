@@ -1,4 +1,4 @@
-"""What a batch may cost: dry runs, limits, ceilings, the balance, and an account that is refused."""
+"""What a batch may cost: dry runs, limits, ceilings, the balance, and an account that APIXO rejects."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ def api(sandbox: SandboxServer) -> ApixoApi:
     return patient_api(sandbox)
 
 
-async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
+async def test_dry_run_checks_and_prices_every_row_and_pays_nothing(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     await run(stored, key, requests=[{"id": "done", "prompt": "Dunes"}, {"id": "other", "prompt": "Dunes"}])
@@ -60,7 +60,7 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
     assert len(sandbox.record.submits()) == before
 
 
-async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_person_can_do(
+async def test_dry_run_explains_rows_that_need_a_manual_decision(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
@@ -74,7 +74,7 @@ async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_pers
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_dry_run_meets_a_wrong_key_before_anything_else_does(
+async def test_dry_run_fails_on_an_invalid_api_key(
     sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
@@ -84,7 +84,7 @@ async def test_a_dry_run_meets_a_wrong_key_before_anything_else_does(
     assert sandbox.record.submits() == []
 
 
-async def test_max_spend_stops_before_the_call_that_would_exceed_it(
+async def test_max_spend_stops_before_the_payment_that_would_exceed_it(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     summary = await failing(stored, key, requests=rows(5), max_spend=7, max_in_flight=1)
@@ -92,20 +92,20 @@ async def test_max_spend_stops_before_the_call_that_would_exceed_it(
     assert summary.price == 12 * PRICE
     assert all("max_spend is 7" in row.problem for row in summary.failed)
     assert len(sandbox.record.submits()) == 3
-    # What earlier runs paid counts.
+    # What earlier runs paid counts, too.
     assert (await failing(stored, key, requests=rows(5), max_spend=7)).counts == summary.counts
     assert len(sandbox.record.submits()) == 3
     assert (await run(stored, key, requests=rows(5), max_spend=10)).counts == {"archived": 5}
     assert len(sandbox.record.submits()) == 5
 
 
-async def test_two_runs_of_one_batch_at_the_same_time_say_together_what_was_paid(
+async def test_concurrent_runs_of_one_batch_report_each_payment_once(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked, looked = Batch.check_balance, asyncio.Barrier(2)
+    checked, both_checked = Batch.check_balance, asyncio.Barrier(2)
 
     async def together(batch: Batch) -> None:
-        await looked.wait()  # neither knows of the other's claims
+        await both_checked.wait()  # neither run knows the other's claims yet
         await checked(batch)
 
     monkeypatch.setattr(Batch, "check_balance", together)
@@ -118,23 +118,25 @@ async def test_two_runs_of_one_batch_at_the_same_time_say_together_what_was_paid
 async def test_a_dry_run_does_not_price_a_row_whose_check_fails(
     stored: StoredBlocks, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unanswered(*_: object, **__: object) -> None:
+    async def fail_without_answer(*_: object, **__: object) -> None:
         raise StoreError("no answer")
 
-    monkeypatch.setattr(Ledger, "duplicate_of", unanswered)
+    monkeypatch.setattr(Ledger, "duplicate_of", fail_without_answer)
     summary = await failing(stored, key, requests=rows(2), dry_run=True)
     assert summary.counts == {"not submitted": 2}
     assert summary.price == 0
 
 
-async def test_a_refused_row_gives_its_money_back(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_rejected_row_frees_its_share_of_max_spend(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_400"))
     summary = await failing(stored, key, requests=rows(3), max_spend=4, max_in_flight=1)
     assert summary.counts == {"archived": 2, "rejected": 1}
     assert summary.price == 8 * PRICE
 
 
-async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_when_on_it_may_be(
+async def test_batch_stops_at_a_ceiling_and_reports_when_it_can_continue(
     sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
     limited = make_api(sandbox, price_per_second=PRICE, max_spend_per_month=Decimal(7), submit_timeout_seconds=20)
@@ -150,10 +152,10 @@ async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_w
         month = await Ledger(store).spend.read(f"{found.attempt.claimed_at:%Y-%m}")
     assert (found.attempt.batch, found.attempt.price) == (key, 4 * PRICE)
     assert month is not None
-    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back
+    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the other rows had reserved is freed
 
 
-async def test_a_ceiling_without_a_price_is_refused_before_the_first_row(
+async def test_ceiling_without_a_price_raises_error_before_the_first_row(
     sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
     stored = await store_blocks(make_api(sandbox, max_spend_per_day=Decimal(1)), archive)
@@ -162,7 +164,7 @@ async def test_a_ceiling_without_a_price_is_refused_before_the_first_row(
     assert sandbox.record.submits() == []
 
 
-async def test_a_balance_that_is_too_low_is_a_warning_or_an_error_where_it_is_required(
+async def test_low_balance_is_an_error_with_require_balance_and_else_a_warning(
     archive: VideoArchive, prefect_server: PrefectServer, key: str, video_folder: Path, sent: Sent
 ) -> None:
     with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=video_folder, balance=3)) as sandbox:
@@ -179,7 +181,7 @@ async def test_a_balance_that_is_too_low_is_a_warning_or_an_error_where_it_is_re
         assert [event.payload["balance"] for event in low] == ["3.0", "3.0"]
 
 
-async def test_max_spend_without_a_price_is_refused(
+async def test_max_spend_without_a_price_raises_error(
     sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
     stored = await store_blocks(make_api(sandbox), archive)
@@ -188,7 +190,7 @@ async def test_max_spend_without_a_price_is_refused(
     assert sandbox.record.submits() == []
 
 
-async def test_a_wrong_api_key_is_tried_once_not_for_every_row(
+async def test_invalid_api_key_is_tried_once_not_for_every_row(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_401", times=-1))
@@ -198,13 +200,13 @@ async def test_a_wrong_api_key_is_tried_once_not_for_every_row(
     assert len(sandbox.record.submits()) == 1
 
 
-STOPPED = {
+STOP_MESSAGES = {
     False: "^The rest of the batch was not submitted: APIXO refused",
     True: "^The rest of the batch was not submitted: APIXO does not offer sora-2,",
 }
 
 
-# 402 is in `test_batch_outage.py`, 401 above; what each answer means: `tests/apixo/test_submitting.py`.
+# 402 is tested in `test_batch_outage.py`, 401 above. `tests/apixo/test_submitting.py` tests what each answer means.
 @pytest.mark.parametrize(
     "kind",
     [
@@ -213,12 +215,12 @@ STOPPED = {
         *(pytest.param(kind, marks=pytest.mark.attack) for kind in ("http_400_model", "http_402", "http_403")),
     ],
 )
-async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
+async def test_rejection_that_affects_every_row_stops_the_batch_and_is_reported_first(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
 ) -> None:
-    """What is under way comes home; nothing is unconfirmed; the next run asks anew."""
+    """Videos in progress are archived, nothing is unconfirmed, and the next run submits the rest."""
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "skip": 2, "times": -1}))
-    with pytest.raises(BatchFailedError, match=STOPPED[kind in ("http_404", "http_400_model")]) as caught:
+    with pytest.raises(BatchFailedError, match=STOP_MESSAGES[kind in ("http_404", "http_400_model")]) as caught:
         await run(stored, key, requests=rows(6), max_in_flight=1)
     summary = caught.value.summary
     assert summary.counts == {"archived": 2, "not submitted": 3, "rejected": 1}
@@ -231,7 +233,7 @@ async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
     assert len(sandbox.record.charged()) == 6
 
 
-async def test_a_shard_leaves_the_balance_to_the_run_that_started_it(
+async def test_shard_leaves_the_balance_check_to_its_parent_run(
     archive: VideoArchive, prefect_server: PrefectServer, key: str, video_folder: Path, sent: Sent
 ) -> None:
     with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=video_folder, balance=1)) as sandbox:

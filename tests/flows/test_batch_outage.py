@@ -1,4 +1,4 @@
-"""A batch during an outage of the provider: what a person has to look after, and what comes by itself."""
+"""A batch during an outage of the provider: which rows need a manual decision, and which recover by themselves."""
 
 import asyncio
 from collections import Counter
@@ -21,12 +21,12 @@ from tests.flows.conftest import StoredBlocks
 from tests.support import make_api
 from tests.support.events import Sent
 
-MORE = pytest.mark.attack
-"""Each of these takes a batch or two. What the brake makes of an answer: `tests/flows/batch/test_brake.py`."""
-SIZES = [(18, 50.0), pytest.param(200, 5.0, marks=MORE)]
-"""How many rows, and how many submissions a second."""
+ATTACK = pytest.mark.attack
+"""Each of these cases runs one or two batches. `tests/flows/batch/test_brake.py` tests what the brake does."""
+SIZES = [(18, 50.0), pytest.param(200, 5.0, marks=ATTACK)]
+"""The number of rows, and the submissions per second."""
 BEFORE = 8
-"""How many rows are submitted before it goes wrong."""
+"""The number of rows that are submitted before the outage."""
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def api(sandbox: SandboxServer) -> ApixoApi:
 
 
 @pytest.fixture(autouse=True)
-def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.batch.brake, "FREE_CALL_PAUSE_SECONDS", 0.1)
 
 
 async def run(
-    stored: StoredBlocks, key: str, count: int, per_second: float, changed: dict[int, str] | None = None, **more: Any
+    stored: StoredBlocks, key: str, count: int, per_second: float, prompts: dict[int, str] | None = None, **more: Any
 ) -> BatchSummary:
-    rows = [{"id": f"{number:03}", "prompt": (changed or {}).get(number, "Dunes at dawn")} for number in range(count)]
+    rows = [{"id": f"{number:03}", "prompt": (prompts or {}).get(number, "Dunes at dawn")} for number in range(count)]
     parameters: dict[str, Any] = {"requests": rows, "key": key, "api": stored.name, "archive": stored.name}
     try:
         made: BatchSummary = await generate_batch(**parameters, submissions_per_second=per_second, **more)
@@ -58,9 +58,9 @@ def states(summary: BatchSummary) -> Counter[str]:
 
 @pytest.mark.parametrize(("count", "per_second"), SIZES)
 @pytest.mark.parametrize(
-    "kind", ["reset_after", pytest.param("http_502_html", marks=MORE), pytest.param("hang", marks=MORE)]
+    "kind", ["reset_after", pytest.param("http_502_html", marks=ATTACK), pytest.param("hang", marks=ATTACK)]
 )
-async def test_an_outage_from_row_8_on_costs_a_few_visits_and_the_rest_comes_by_itself(
+async def test_outage_leaves_few_rows_unconfirmed_and_the_batch_continues_after_it(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float
 ) -> None:
     for call in ("submit", "status"):
@@ -69,7 +69,7 @@ async def test_an_outage_from_row_8_on_costs_a_few_visits_and_the_rest_comes_by_
         sandbox.faults.add(Fault(call=call, kind=outage, skip=skip, times=-1))
     batch = asyncio.create_task(run(stored, key, count, per_second))
     posts = quiet = 0
-    for _ in range(80):  # until the provider has got nothing more for a while
+    for _ in range(80):  # until the provider has received no request for a while
         await asyncio.sleep(0.25)
         posts, before = len(sandbox.record.submits()), posts
         quiet = quiet + 1 if posts == before > BEFORE else 0
@@ -84,9 +84,9 @@ async def test_an_outage_from_row_8_on_costs_a_few_visits_and_the_rest_comes_by_
 
 @pytest.mark.parametrize(("count", "per_second"), SIZES)
 @pytest.mark.parametrize(
-    "kind", ["http_502_html", pytest.param("reset_after", marks=MORE), pytest.param("hang", marks=MORE)]
+    "kind", ["http_502_html", pytest.param("reset_after", marks=ATTACK), pytest.param("hang", marks=ATTACK)]
 )
-async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
+async def test_batch_stops_if_only_free_calls_are_answered(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind=kind, skip=BEFORE, times=-1))
@@ -99,71 +99,71 @@ async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
     (event,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
     assert event.payload["kind"] == "ProviderOutage"
     sandbox.faults.clear()
-    again = await run(stored, key, count, per_second)  # the next run goes on with the rest, and pays for nothing twice
+    again = await run(stored, key, count, per_second)  # the next run submits the rest, and pays for nothing twice
     assert states(again) == {"archived": count - (posts - BEFORE), "unconfirmed": posts - BEFORE}
     assert len(sandbox.record.submits()) == count
 
 
-@pytest.mark.parametrize(("count", "per_second"), [(12, 50.0), pytest.param(100, 5.0, marks=MORE)])
-async def test_a_batch_whose_videos_cannot_be_archived_pays_for_no_more_of_them(
+@pytest.mark.parametrize(("count", "per_second"), [(12, 50.0), pytest.param(100, 5.0, marks=ATTACK)])
+async def test_batch_stops_paying_if_its_videos_cannot_be_archived(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, count: int, per_second: float, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
     summary = await run(stored, key, count, per_second, max_in_flight=2)
     posts = len(sandbox.record.submits())
-    assert 3 <= posts <= 4  # another one may have been on its way
+    assert 3 <= posts <= 4  # another one may have been in flight
     assert states(summary) == {"succeeded": posts, "not submitted": count - posts}
     assert (summary.blocked or "").startswith("3 finished videos in a row could not be archived")
     assert "404" in (summary.blocked or "")
     assert summary.rows[-1].problem.endswith("and the next ones might not be either.")
-    assert not [event for event in sent.all() if event.event == "sora.provider.blocked"]  # the provider is well
+    assert not [event for event in sent.all() if event.event == "sora.provider.blocked"]  # the provider works
     sandbox.faults.clear()
     again = await run(stored, key, count, per_second, max_in_flight=2)
     assert states(again) == {"archived": count}
     assert len(sandbox.record.submits()) == count
 
 
-async def test_single_videos_that_cannot_be_archived_stop_no_batch(
+async def test_isolated_archive_failures_do_not_stop_the_batch(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for number in (1, 2, 4, 6, 7):
         fault = Fault(call="result", kind="http_404", times=-1, prompt_contains=f"No. {number}")
         sandbox.faults.add(fault)
-    changed = {number: f"No. {number}" for number in range(8)}
-    summary = await run(stored, key, 8, 50.0, changed, max_in_flight=1)
+    prompts = {number: f"No. {number}" for number in range(8)}
+    summary = await run(stored, key, 8, 50.0, prompts, max_in_flight=1)
     assert states(summary) == {"archived": 3, "succeeded": 5}
     assert len(sandbox.record.submits()) == 8
 
 
-async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
+async def test_reply_from_a_gateway_does_not_count_as_an_answered_free_call(
     sandbox: SandboxServer, api: ApixoApi
 ) -> None:
     async with api.status_client() as client:
         is_answered = free_call(client)
         for kind in ("http_404_html", "http_400_html", "http_403_html", "http_502_html", "junk", "redirect"):
             sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
-            with pytest.MonkeyPatch.context() as patched:  # and no balance either
+            with pytest.MonkeyPatch.context() as patched:  # and the balance is unavailable, too
                 patched.setattr("apixo.constants.BALANCE_PATH", "/nowhere")
                 assert not await is_answered(None), kind
         for kind in ("http_404", "http_403", "http_429", "task_unknown", "null_data"):
             sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
             assert await is_answered(None), kind
         sandbox.faults.add(Fault(call="status", kind="http_404_html"))
-        assert await is_answered(None)  # its balance is answered well
+        assert await is_answered(None)  # the balance is answered
     assert sandbox.faults.pending() == []
 
 
-@pytest.mark.parametrize(("count", "empties_at"), [(16, 8), pytest.param(100, 40, marks=MORE)])
+@pytest.mark.parametrize(("count", "empties_at"), [(16, 8), pytest.param(100, 40, marks=ATTACK)])
 @pytest.mark.parametrize(
-    "kind", ["http_402", pytest.param("http_400_credits", marks=MORE), pytest.param("http_401", marks=MORE)]
+    "kind", ["http_402", pytest.param("http_400_credits", marks=ATTACK), pytest.param("http_401", marks=ATTACK)]
 )
-async def test_an_account_that_empties_stops_the_rest_and_leaves_nothing_unclear(
+async def test_emptied_account_stops_the_batch_and_leaves_nothing_unconfirmed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, empties_at: int, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind=kind, skip=empties_at, times=-1))
     summary = await run(stored, key, count, 50)
     posts = len(sandbox.record.submits())
-    assert empties_at < posts <= empties_at + flows.batch.brake.AT_ONCE  # the one that was refused, those in flight
+    assert empties_at < posts <= empties_at + flows.batch.brake.AT_ONCE  # the rejected one, and those in flight
     assert states(summary) == {
         "archived": empties_at, "rejected": posts - empties_at, "not submitted": count - posts,
     }  # fmt: skip
@@ -176,15 +176,15 @@ async def test_an_account_that_empties_stops_the_rest_and_leaves_nothing_unclear
     assert len(sandbox.record.charged()) == count
 
 
-async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_yet(
+async def test_row_that_fails_for_credits_stops_the_rows_not_yet_submitted(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
 ) -> None:
-    """The account is found empty by the failCode of a task that it had taken."""
+    """The failCode of an accepted task shows that the account is empty."""
     empty = Fault(call="status", kind="failed", fail_code="insufficientCredits", prompt_contains="at noon", times=-1)
     sandbox.faults.add(empty)
     summary = await run(stored, key, 12, 50, {4: "Dunes at noon"}, max_in_flight=2)
     posts = len(sandbox.record.submits())
-    assert 5 <= posts < 12  # the row beside it may have been replaced by later ones
+    assert 5 <= posts < 12  # the other row in flight may have been followed by later ones
     assert states(summary) == {"archived": posts - 1, "failed": 1, "not submitted": 12 - posts}
     assert summary.blocked is not None
     assert all("the rest of the batch would be rejected" in row.problem for row in summary.rows[posts:])
@@ -192,14 +192,14 @@ async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_y
     assert event.payload["kind"] == "InsufficientCreditsError"
     sandbox.faults.clear()  # topped up
     again = await run(stored, key, 12, 50, {4: "Dunes at noon"})
-    assert states(again) == {"archived": 11, "failed": 1}  # that row was paid: a person decides about it
+    assert states(again) == {"archived": 11, "failed": 1}  # that row was paid, so it needs a manual decision
     assert len(sandbox.record.submits()) == 12
 
 
-async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_one(
+async def test_row_that_failed_for_credits_in_an_earlier_run_does_not_stop_a_later_run(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    """The account was topped up since. That row needs a person, the others do not."""
+    """The account has been topped up since. Only that row needs a manual decision."""
     now = datetime.now(UTC)
     request = VideoRequest(prompt="Dunes at dawn")
     owner = Owner(host="a", pid=1)

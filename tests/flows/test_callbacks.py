@@ -1,4 +1,4 @@
-"""What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
+"""What a callback changes, and what it cannot change. The tests assert on the ledger and on what the API received."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ from tests.support.store_gate import StoreGate, nothing
 from .calls import call, names_of
 
 
-async def test_a_task_that_ended_is_reported_and_nothing_is_written(
+async def test_finished_task_is_reported_without_changing_any_record(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
@@ -45,11 +45,11 @@ async def test_a_task_that_ended_is_reported_and_nothing_is_written(
     assert len(sandbox.record.statuses(task_id)) == 1
     reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
     assert [event.resource.id for event in reported] == [f"sora.generation.{key}"]
-    said = reported[0].payload
-    assert said == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive", "end": None}
+    sent_payload = reported[0].payload
+    assert sent_payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive", "end": None}
 
 
-async def test_a_task_that_failed_is_reported_as_well(
+async def test_failed_task_is_reported_as_finished(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
@@ -59,7 +59,7 @@ async def test_a_task_that_failed_is_reported_as_well(
     assert names_of(sent, key)[-1] == "apixo.task.finished"
 
 
-async def test_an_early_call_changes_and_reports_nothing(
+async def test_early_callback_changes_and_reports_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -70,7 +70,7 @@ async def test_an_early_call_changes_and_reports_nothing(
     assert names_of(sent, key) == ["sora.generation.submitted"]
 
 
-async def test_a_repeated_call_about_what_is_done_costs_no_question(
+async def test_callback_for_an_archived_generation_sends_no_status_request(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id
@@ -84,7 +84,7 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
     assert await records(resources) == before
 
 
-async def test_a_call_about_a_failure_is_checked_and_changes_nothing(
+async def test_callback_for_a_failed_task_is_checked_and_changes_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources, VideoRequest(prompt="forbidden"))).task_id
@@ -96,7 +96,7 @@ async def test_a_call_about_a_failure_is_checked_and_changes_nothing(
     assert len(sandbox.record.statuses()) == requested + 1
 
 
-async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archived(
+async def test_video_of_a_task_reported_as_failed_before_is_archived(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
@@ -113,7 +113,7 @@ async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archi
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_video_that_comes_after_its_failed_task_was_paid_again_is_archived_alongside(
+async def test_video_of_a_failed_task_that_was_paid_again_is_archived_alongside(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = (await submit(key, resources)).task_id
@@ -128,14 +128,14 @@ async def test_a_video_that_comes_after_its_failed_task_was_paid_again_is_archiv
     await run_collector(resources)
     found = await recorded(key, resources)
     assert (found.state, found.task_id) == (State.ARCHIVED, second)
-    (beside,) = found.attempts[0].superseded
-    assert (beside.task_id, [item.kind for item in beside.objects][:1]) == (first, ["video"])
+    (superseded_task,) = found.attempts[0].superseded
+    assert (superseded_task.task_id, [item.kind for item in superseded_task.objects][:1]) == (first, ["video"])
     assert await resources.ledger.open_keys() == []
     assert len(sandbox.record.submits()) == 2
 
 
 @pytest.mark.parametrize("attempt", [0, -1, 2, 999_999])
-async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
+async def test_callback_for_an_unknown_key_or_attempt_changes_nothing(
     attempt: int, key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await call(f"{key}.none", resources, "task_1") is CallbackOutcome.UNKNOWN
@@ -147,7 +147,7 @@ async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
     assert caplog.text.count("which this ledger does not have") == 2
 
 
-async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
+async def test_unconfirmed_payment_is_reconciled_and_its_video_archived(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -175,11 +175,11 @@ async def test_a_claim_whose_owner_died_is_reconciled(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
+async def test_paid_submission_recorded_as_rejected_is_reopened_for_the_collector(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
-    await allow(key, resources)  # a person did not find it
+    await allow(key, resources)  # the user did not find the task
     await resources.ledger.close(await recorded(key, resources))
     await call(key, resources, task_id)
     found = await recorded(key, resources)
@@ -190,7 +190,7 @@ async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_marker_that_another_removes_meanwhile_is_put_back(
+async def test_open_marker_removed_by_another_process_is_restored(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -203,7 +203,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 @pytest.mark.parametrize(
     "kind", ["http_401", "http_429", "http_404", "http_500", "http_503", "junk", "reset_before", "other_task"]
 )
-async def test_a_provider_that_cannot_be_asked_changes_nothing(
+async def test_callback_changes_nothing_if_its_task_cannot_be_polled(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -215,7 +215,7 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(
     assert await records(resources) == before
 
 
-async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
+async def test_store_outage_during_a_callback_leaves_the_task_id_in_the_log(
     key: str,
     api: ApixoApi,
     minio: ObjectStoreServer,
@@ -241,7 +241,7 @@ async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
             assert (await recorded(key, resources)).task_id == task_id
 
 
-async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_for_the_next_one(
+async def test_late_callback_for_a_resubmitted_attempt_is_not_applied_to_the_next_one(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = await lost(key, resources, sandbox)
@@ -261,7 +261,7 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     assert [request.task_id for request in sandbox.record.statuses()] == [first, second]
 
 
-async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
+async def test_late_callback_is_adopted_if_nothing_else_was_paid(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await lost(key, resources, sandbox)
@@ -277,7 +277,7 @@ async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
     assert len(sandbox.record.charged()) == 1
 
 
-async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_video(
+async def test_late_callback_after_the_next_attempt_failed_logs_the_resolve_command(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = await lost(key, resources, sandbox)
@@ -289,10 +289,10 @@ async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_vid
     assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]
 
 
-async def test_after_the_end_a_late_call_brings_its_video_beside_and_announces_nothing_again(
+async def test_late_callback_after_the_end_archives_alongside_without_another_event(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
-    """It was paid for as well. Announced again, downstream flows would run twice."""
+    """That video was paid for, too. If a second event were published, downstream flows would run twice."""
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
     await submit(key, resources)
@@ -302,16 +302,16 @@ async def test_after_the_end_a_late_call_brings_its_video_beside_and_announces_n
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
     await run_collector(resources)
-    (beside,) = (await recorded(key, resources)).attempts[0].superseded
-    assert beside.task_id == first
-    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
-    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in found.objects)
+    (superseded_task,) = (await recorded(key, resources)).attempts[0].superseded
+    assert superseded_task.task_id == first
+    assert {item.kind for item in superseded_task.objects} == {"video", "poster", "sidecar"}
+    assert {item.name for item in superseded_task.objects}.isdisjoint(item.name for item in found.objects)
     assert await resources.ledger.open_keys() == []
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
     assert len(sandbox.record.charged()) == 2
 
 
-async def test_calls_that_arrive_at_two_receivers_reconcile_once(
+async def test_concurrent_callbacks_reconcile_once(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -323,14 +323,14 @@ async def test_calls_that_arrive_at_two_receivers_reconcile_once(
 
 
 async def charged(sandbox: SandboxServer) -> str:
-    """The task that the provider took, as soon as it has."""
+    """Waits until the provider has accepted a task. Returns its id."""
     async with asyncio.timeout(60):
         while not sandbox.record.charged():
             await asyncio.sleep(0.01)
     return sandbox.record.charged()[-1].task_id or ""
 
 
-async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
+async def test_callback_before_a_lost_reply_times_out_saves_the_run(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang_after"))
@@ -346,7 +346,7 @@ async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
     assert "sora.generation.unconfirmed" not in names_of(sent, key)
 
 
-async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
+async def test_callback_and_slow_reply_lead_to_the_same_record(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.8))
@@ -360,16 +360,16 @@ async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_paid_call_that_ends_in_a_bug_says_so_though_its_record_was_reconciled(
+async def test_crashed_paid_call_raises_error_although_a_callback_reconciled_its_record(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def cut(client: ApixoClient, *_: object, **__: object) -> str:
+    async def submit_and_crash(client: ApixoClient, *_: object, **__: object) -> str:
         monkeypatch.undo()
         async with Resources(resources.api, resources.archive) as receiver:  # in another process
             await call(key, receiver, await made_outside(resources.api))
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ApixoClient, "submit_once", cut)
+    monkeypatch.setattr(ApixoClient, "submit_once", submit_and_crash)
     with pytest.raises(UnconfirmedError) as caught:
         await submit(key, resources)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -1,4 +1,4 @@
-"""What is found before a video is paid for, and what a person is to do about it."""
+"""The checks before a video is paid for, and the fix that each of them suggests."""
 
 import re
 from decimal import Decimal
@@ -29,9 +29,7 @@ def by_name(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     return {finding.name: (finding.outcome, finding.detail) for finding in findings}
 
 
-async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
-    stored: StoredBlocks, sandbox: SandboxServer
-) -> None:
+async def test_valid_setup_passes_every_check_and_pays_nothing(stored: StoredBlocks, sandbox: SandboxServer) -> None:
     found = by_name(await check_setup(stored.name, stored.name))
     assert {outcome for outcome, _ in found.values()} == {"ok"}
     assert list(found) == [
@@ -49,63 +47,63 @@ async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
     assert artifact.type == "table"
 
 
-WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("a wrong key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
-    ("an API that is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
+SETUP_ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("invalid API key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
+    ("API is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
     ("no bucket", {}, {"bucket": "never-made"}, "archive", "There is no bucket never-made. Create it with"),
-    ("wrong keys", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
-    ("a store that is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
-    ("TLS to a store without", {}, {"secure": True}, "archive", "object store"),
-    ("no way to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
+    ("invalid access key", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
+    ("store is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
+    ("TLS to a store without TLS", {}, {"secure": True}, "archive", "object store"),
+    ("no route to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
      "So would a finished video"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("api_fields", "archive_fields", "name", "words"), [row[1:] for row in WRONG],
-                         ids=[row[0] for row in WRONG])  # fmt: skip
-async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
+@pytest.mark.parametrize(("api_fields", "archive_fields", "name", "expected_text"), [row[1:] for row in SETUP_ERRORS],
+                         ids=[row[0] for row in SETUP_ERRORS])  # fmt: skip
+async def test_each_setup_error_is_reported_with_its_fix(
     api: ApixoApi,
     archive: VideoArchive,
     prefect_server: object,
     api_fields: dict[str, Any],
     archive_fields: dict[str, Any],
     name: str,
-    words: str,
+    expected_text: str,
 ) -> None:
     stored = await store_blocks(api.model_copy(update=api_fields), archive.model_copy(update=archive_fields))
     found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found[name][0] == "error"
-    assert words in found[name][1]
+    assert expected_text in found[name][1]
     others = {other for other, (outcome, _) in found.items() if outcome == "error"} - {name}
     assert others <= ({"result route"} if "base_url" in api_fields else set())
-    if words == WRONG[0][4]:  # the flow says the same of any of them
-        with pytest.raises(SetupCheckError, match=re.escape(words)):
+    if expected_text == SETUP_ERRORS[0][4]:  # the flow reports each of them in the same way
+        with pytest.raises(SetupCheckError, match=re.escape(expected_text)):
             await check_setup(stored.name, stored.name)
 
 
 @pytest.mark.parametrize(
     ("model", "meant"), [("sora2", "sora-2"), ("Kling-2-6", "kling-2-6"), ("sora-2", None), ("our-own-model", None)]
 )
-async def test_a_price_whose_model_is_probably_misspelled_is_a_warning(
+async def test_price_for_a_probably_misspelled_model_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, model: str, meant: str | None
 ) -> None:
     priced = api.model_copy(update={"prices": {model: Price(per_video=Decimal(1))}})
-    words = f"prices names {model!r}, which is not in the catalog; did you mean {meant}?"
-    wanted = [Finding(name="prices", outcome="warning", detail=words)] if meant else []
+    expected_text = f"prices names {model!r}, which is not in the catalog; did you mean {meant}?"
+    wanted = [Finding(name="prices", outcome="warning", detail=expected_text)] if meant else []
     assert check_prices(priced) == wanted
     if model == "sora2":
         stored = await store_blocks(priced, archive)
         assert wanted[0] in await flows.checks.check_setup(stored.name, stored.name)
 
 
-async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None:
+async def test_missing_blocks_are_reported(prefect_server: object) -> None:
     found = by_name(await flows.checks.check_setup("nowhere", "nowhere"))
     assert list(found) == ["code", "block apixo-api/nowhere", "block video-archive/nowhere", "disk"]
     assert "sora setup" in found["block apixo-api/nowhere"][1]
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome", "words"),
+    ("answer", "outcome", "expected_text"),
     [
         (http(405), "warning", "a different callback secret"),
         (http(405, **{"Sora-Blocks": "0" * 64}), "warning", "a different API key, API URL or bucket"),
@@ -114,8 +112,8 @@ async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None
         (None, "warning", "Is `sora callbacks` running"),
     ],
 )
-async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is_said(
-    api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, words: str
+async def test_callback_url_without_a_receiver_for_these_blocks_is_a_warning(
+    api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, expected_text: str
 ) -> None:
     async with serving(reply(answer or b"")) as receiver:
         url = receiver.url if answer else f"http://127.0.0.1:{closed_port()}"
@@ -123,10 +121,10 @@ async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is
         stored = await store_blocks(api.model_copy(update={"callback_url": url, "callback_secret": secret}), archive)
         found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found["callbacks"][0] == outcome
-    assert words in found["callbacks"][1]
+    assert expected_text in found["callbacks"][1]
 
 
-async def test_a_callback_address_whose_certificate_nobody_trusts_is_said(
+async def test_callback_url_with_an_untrusted_certificate_is_a_warning(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, tmp_path: Path
 ) -> None:
     secret: Any = Secret(value="a-secret-of-enough-length")
@@ -142,23 +140,23 @@ async def test_a_callback_address_whose_certificate_nobody_trusts_is_said(
     assert receiver.requests == []
 
 
-async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
+async def test_receiver_proves_its_blocks_only_to_a_caller_with_the_same_blocks(
     api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
 ) -> None:
     async with receiving(api, archive) as receiver:
         same = await store_blocks(receiver.api, archive)
         assert by_name(await flows.checks.check_setup(same.name, same.name))["callbacks"][0] == "ok"
         other = await store_blocks(receiver.api.model_copy(update={"api_key": Secret(value="another")}), archive)
-        said = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
-        assert said[0] == "warning"
-        assert "a different API key" in said[1]
+        reported = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
+        assert reported[0] == "warning"
+        assert "a different API key" in reported[1]
         answer = await receiver.send(post(f"/apixo/check/0/{'0' * 64}", method="GET"))
         assert (answer.status, answer.headers.get("sora-blocks")) == (405, None)
-        called = await receiver.send(post(receiver.path("check", 0), b"{}"))
-        assert called.status == 404
+        callback_reply = await receiver.send(post(receiver.path("check", 0), b"{}"))
+        assert callback_reply.status == 404
 
 
-async def test_a_clock_that_is_off_has_a_line_of_its_own(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_clock_is_a_separate_finding(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
     async def offset(store: ObjectStore) -> float | None:
         return 90.0
 
@@ -169,11 +167,11 @@ async def test_a_clock_that_is_off_has_a_line_of_its_own(stored: StoredBlocks, m
     assert "archive" not in found
 
 
-async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_reach(
+async def test_images_in_the_archive_need_a_url_that_the_provider_can_reach(
     stored: StoredBlocks, archive: VideoArchive
 ) -> None:
-    """Their address is signed, so no line shows it."""
-    for public, words in (
+    """Their URL is signed, so no finding shows it."""
+    for public, expected_text in (
         (f"http://127.0.0.1:{closed_port()}", "Check public_url in the video-archive block"),
         ("http://169.254.169.254", "Set public_url in the video-archive block"),
     ):
@@ -181,13 +179,13 @@ async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_rea
         await block.save(stored.name, overwrite=True)
         outcome, detail = by_name(await flows.checks.check_setup(stored.name, stored.name))["image route"]
         assert outcome == "warning"
-        assert words in detail
+        assert expected_text in detail
         assert "Only images given as files or s3:// need it" in detail
         assert "X-Amz" not in detail
 
 
-async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api: ApixoApi) -> None:
-    """A firewall that lets only the API through would be met after paying."""
+async def test_earlier_result_hosts_are_checked_only_for_the_real_api(api: ApixoApi) -> None:
+    """Otherwise, a firewall that allows only the API would be noticed after paying."""
     hosts = ["nowhere.invalid"]
     async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
         real = api.model_copy(update={"base_url": BASE_URL, "result_check_url": elsewhere.url})
@@ -198,14 +196,14 @@ async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api:
         assert len(await check_result_route(web, api, hosts=hosts)) == 1
 
 
-async def test_a_private_api_says_nothing_of_the_way_to_results(api: ApixoApi) -> None:
+async def test_result_route_is_a_warning_for_a_private_api(api: ApixoApi) -> None:
     async with guarded_client(allow_private_hosts=False) as web:
         (found,) = await check_result_route(web, api)
     assert found.outcome == "warning"
     assert "result_check_url" in found.detail
 
 
-async def test_a_dry_run_says_what_it_could_not_try_of_the_way_to_results(api: ApixoApi, archive: VideoArchive) -> None:
+async def test_dry_run_reports_an_unchecked_result_route(api: ApixoApi, archive: VideoArchive) -> None:
     store = archive.store()
     async with api.status_client() as client, guarded_client(allow_private_hosts=False) as web:
         found = by_name(await check_before_paying(client, store, web, api, archive))
@@ -214,14 +212,14 @@ async def test_a_dry_run_says_what_it_could_not_try_of_the_way_to_results(api: A
     assert "result_check_url" in found["result route"][1]
 
 
-async def test_no_key_is_sent_to_where_results_come_from(api: ApixoApi) -> None:
+async def test_api_key_is_not_sent_to_result_hosts(api: ApixoApi) -> None:
     async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
         await check_result_route(web, api.model_copy(update={"result_check_url": f"{elsewhere.url}/probe.bin"}))
     (request,) = elsewhere.requests
     assert request.header("authorization") is None
 
 
-def test_a_full_disk_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_space(tmp_path / "not" / "there" / "yet").outcome == "ok"
     monkeypatch.setattr(flows.checks, "FREE_BYTES", 10**18)
     found = check_space(tmp_path)

@@ -1,4 +1,4 @@
-"""The task that a callback claims to be about: read from any body, and believed only if the provider confirms it."""
+"""The task that a callback claims to be about: parsed from any body, and trusted only if the provider confirms it."""
 
 import gzip
 import json
@@ -82,19 +82,19 @@ BODIES: list[tuple[bytes, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "claimed_task_id"), BODIES, ids=[repr(body[:40]) for body, _ in BODIES])
-def test_the_claimed_task_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
+def test_claimed_task_id_is_parsed_from_the_body(body: bytes, claimed_task_id: str | None) -> None:
     assert parse_claimed_task_id(body) == claimed_task_id
 
 
 @given(
     st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
 )
-def test_no_body_can_break_the_reading_of_the_claimed_task(body: bytes) -> None:
+def test_no_body_breaks_the_parsing_of_the_claimed_task_id(body: bytes) -> None:
     claimed_task_id = parse_claimed_task_id(body)
     assert claimed_task_id is None or claimed_task_id.isprintable()
 
 
-async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
+async def test_claimed_task_is_ignored_if_it_is_unknown_or_belongs_to_another_key(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -112,7 +112,7 @@ async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_i
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_over(
+async def test_claimed_task_of_another_attempt_of_the_same_key_is_not_adopted(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -126,10 +126,10 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     assert "--task-id" in caplog.messages[-1]
 
 
-async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_attempt(
+async def test_claimed_task_that_a_user_replaced_stays_with_its_own_attempt(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """The store must not call it the second attempt's either: who looks for that one's answer would believe it."""
+    """The store must not list it under the second attempt either: it would count as that attempt's answer."""
     first = (await submit(key, resources)).task_id or ""
     await resolve_as_task(await recorded(key, resources), await made_outside(resources.api), resources)
     await fail(key, resources, sandbox)
@@ -140,44 +140,44 @@ async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_atte
     assert (await records(resources), await resources.ledger.tasks.owner(first)) == before
 
 
-async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_and_does_not_count(
+async def test_claimed_task_that_contradicts_the_ledger_is_recorded_as_superseded(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """As where a proxy on the way has sent the paid call twice."""
+    """This happens if a proxy sends the paid call twice."""
     task_id = (await submit(key, resources)).task_id
-    stray = await made_outside(resources.api)
+    other_task = await made_outside(resources.api)
     await finished(sandbox)
-    assert await call(key, resources, stray) is CallbackOutcome.FINISHED
-    assert [request.task_id for request in sandbox.record.statuses()] == [stray, task_id]
+    assert await call(key, resources, other_task) is CallbackOutcome.FINISHED
+    assert [request.task_id for request in sandbox.record.statuses()] == [other_task, task_id]
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [other_task]
 
 
-async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_written_is_one_more_that_was_paid_for(
+async def test_claimed_task_that_races_with_the_reply_is_recorded_as_superseded(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
+    task_id, other_task = await lost(key, resources, sandbox), await made_outside(resources.api)
     tasks = resources.ledger.tasks
     bind = tasks.bind
 
-    async def slow(*arguments: Any, **named: Any) -> TaskOwner:
+    async def bind_after_the_reply(*arguments: Any, **named: Any) -> TaskOwner:
         owner = await bind(*arguments, **named)
         monkeypatch.undo()
-        await tasks.bind(task_id, key, 1)  # the reply to the paid call comes after all
+        await tasks.bind(task_id, key, 1)  # the reply to the paid call arrives after all
         await resources.ledger.change(
             key, lambda now: transitions.submitted(now, attempt_number=1, task_id=task_id, now=resources.clock.now())
         )
         return owner
 
-    monkeypatch.setattr(tasks, "bind", slow)
-    await call(key, resources, stray)
+    monkeypatch.setattr(tasks, "bind", bind_after_the_reply)
+    await call(key, resources, other_task)
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
-    for task in (task_id, stray):
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [other_task]
+    for task in (task_id, other_task):
         owner = await tasks.owner(task)
         assert owner is not None
         assert (owner.key, owner.attempt_number) == (key, 1)

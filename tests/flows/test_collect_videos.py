@@ -1,4 +1,4 @@
-"""The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
+"""The collector: it archives what is open, reports what needs a manual decision, and never submits anything."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected
     return {item.key: item for item in found}
 
 
-async def test_detached_videos_are_brought_home_by_the_collector(
+async def test_detached_videos_are_archived_by_the_collector(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     keys = [f"{key}-{number}" for number in range(4)]
@@ -38,7 +38,7 @@ async def test_detached_videos_are_brought_home_by_the_collector(
     assert await run(stored) == {}
 
 
-async def test_only_the_named_ones_are_looked_after(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_collector_processes_only_the_given_keys(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     for name in (f"{key}-a", f"{key}-b"):
         await stored.generate(KITE, key=name, wait=False)
     await finished(sandbox)
@@ -46,7 +46,7 @@ async def test_only_the_named_ones_are_looked_after(stored: StoredBlocks, sandbo
     assert set(await run(stored)) == {f"{key}-b"}
 
 
-async def test_what_is_not_finished_is_asked_once_and_left(
+async def test_unfinished_task_is_polled_once_and_stays_open(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -57,7 +57,7 @@ async def test_what_is_not_finished_is_asked_once_and_left(
     assert await resources.ledger.open_keys() == [key]
 
 
-async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
+async def test_collector_handles_every_state_and_submits_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
@@ -66,7 +66,7 @@ async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
         await submit(f"{key}-lost", resources, VideoRequest(prompt="lost"))
     with pytest.raises(SubmissionRejectedError):
         await submit(f"{key}-refused", resources, VideoRequest(prompt="refused"))
-    await resources.ledger.mark_open(f"{key}-refused")  # its run died before it closed it
+    await resources.ledger.mark_open(f"{key}-refused")  # its run died before it removed the marker
     await submit(f"{key}-forbidden", resources, VideoRequest(prompt="forbidden"))
     await resources.ledger.mark_open(f"{key}-nobody")
     claimed = transitions.claim(
@@ -95,7 +95,7 @@ async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
     assert len(sandbox.record.submits()) == before
 
 
-async def test_a_failure_that_a_run_could_not_publish_says_what_to_do(
+async def test_failure_that_a_run_could_not_publish_is_reported_by_the_collector(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
@@ -107,7 +107,7 @@ async def test_a_failure_that_a_run_could_not_publish_says_what_to_do(
     assert "CONTENT_VIOLATION" in found.note
 
 
-async def test_one_that_makes_trouble_does_not_stop_the_others_and_the_run_fails(
+async def test_error_in_one_generation_does_not_stop_the_others_but_fails_the_run(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="html_200", times=-1, prompt_contains="broken"))
@@ -123,27 +123,27 @@ async def test_one_that_makes_trouble_does_not_stop_the_others_and_the_run_fails
     assert (await run(stored))[f"{key}-broken"].what == "archived"
 
 
-async def test_a_bug_that_one_meets_does_not_keep_the_others_from_coming_home(
+async def test_unexpected_error_in_one_generation_does_not_stop_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (f"{key}-a", f"{key}-b"):
         await stored.generate(KITE, key=name, wait=False)
     await finished(sandbox)
 
-    async def trip(paid: PaidTask, *rest: Any) -> Generation:
+    async def fail_for_a(paid: PaidTask, *rest: Any) -> Generation:
         if paid.key == f"{key}-a":
             raise ZeroDivisionError
         return await retrieve(paid, *rest)
 
-    monkeypatch.setattr("flows.collect_videos.retrieve", trip)
+    monkeypatch.setattr("flows.collect_videos.retrieve", fail_for_a)
     with pytest.raises(CollectionError, match=f"1 of 2 .*{key}-a: ZeroDivisionError"):
         await run(stored)
     monkeypatch.undo()
-    assert set(await run(stored)) == {f"{key}-a"}  # the other one is home
+    assert set(await run(stored)) == {f"{key}-a"}  # the other one is archived
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_key_that_does_not_hold_ends_the_run_at_once(
+async def test_invalid_api_key_ends_the_run_at_once(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -153,7 +153,7 @@ async def test_a_key_that_does_not_hold_ends_the_run_at_once(
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
+async def test_invalid_api_key_does_not_suppress_expiry_warnings(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     keys = [f"{key}-{number}" for number in range(3)]
@@ -168,7 +168,7 @@ async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
 
 
 @pytest.mark.parametrize(("days", "expiring"), [(0.45, False), (0.55, True)])
-async def test_what_will_soon_be_gone_is_warned_of(
+async def test_generation_that_will_soon_expire_is_reported(
     days: float, expiring: bool, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -179,7 +179,7 @@ async def test_what_will_soon_be_gone_is_warned_of(
     assert ("360 hours" in found.note) is expiring
 
 
-async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
+async def test_expiring_event_is_sent_once_a_day(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -195,7 +195,7 @@ async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
     assert {event.resource.name for event in reported} == {key}
 
 
-async def test_many_open_ones_are_asked_with_bounded_concurrency(
+async def test_all_of_many_open_generations_are_polled_once(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     now = datetime.now(UTC)
@@ -214,7 +214,7 @@ async def test_many_open_ones_are_asked_with_bounded_concurrency(
 
 
 @pytest.mark.parametrize(("waits", "age_seconds", "requested"), [(True, 0, 0), (False, 0, 1), (True, 60, 1)])
-async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_its_deadline(
+async def test_detached_only_skips_what_a_run_waits_for_until_its_deadline(
     waits: bool, age_seconds: float, requested: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await Submission(key, KITE, resources, Terms(waits=waits)).run()
@@ -227,7 +227,7 @@ async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_i
     assert len(sandbox.record.statuses()) == requested + 1
 
 
-async def test_what_a_callback_reconciled_has_lost_its_run(
+async def test_generation_reconciled_by_a_callback_has_no_waiting_run(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     claimed = transitions.claim(
@@ -244,7 +244,7 @@ async def test_what_a_callback_reconciled_has_lost_its_run(
     assert not reconciled.attempt.waited_for
 
 
-def test_a_run_is_called_by_what_it_archived_else_by_what_needs_a_person() -> None:
+def test_run_name_shows_what_was_archived_or_else_what_failed() -> None:
     archived, failed = Collected(key="a", what="archived"), Collected(key="f", what="failed")
     pending = Collected(key="p", what="pending")
     assert run_name([failed, archived, Collected(key="b", what="archived")]) == "archived a and 1 more"

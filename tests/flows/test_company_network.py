@@ -1,4 +1,4 @@
-"""All that a company's network does wrong at once: each is named with its remedy; with all remedies a video comes."""
+"""All problems of a company's network at once: each is reported with its fix; with all fixes, a video is archived."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from tests.flows.conftest import store_blocks
 from tests.support import unique
 
 
-async def wrong(name: str) -> dict[str, list[str]]:
-    """What `sora doctor` finds wrong, by what was checked."""
+async def errors_found(name: str) -> dict[str, list[str]]:
+    """The errors that `sora doctor` finds, by the name of the check."""
     found: dict[str, list[str]] = {}
     for finding in await check_setup(name, name):
         if finding.outcome == "error":
@@ -24,7 +24,7 @@ async def wrong(name: str) -> dict[str, list[str]]:
     return found
 
 
-async def test_a_company_network_is_named_thing_by_thing_and_a_video_comes_through_it(
+async def test_company_network_problems_are_reported_one_by_one_until_a_video_is_archived(
     minio: ObjectStoreServer,
     sandbox: SandboxServer,
     api: ApixoApi,
@@ -44,32 +44,32 @@ async def test_a_company_network_is_named_thing_by_thing_and_a_video_comes_throu
             archive.model_copy(update={"endpoint": STORE, "secure": True}),
         )
 
-        found = await wrong(stored.name)
+        found = await errors_found(stored.name)
         assert set(found) == {"archive", "api", "result route"}
         assert [words for words in found.values() if "HTTPS_PROXY" not in words[0]] == []
 
         monkeypatch.setenv("HTTPS_PROXY", company.proxy)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # Prefect's client for events asks the proxy even for this machine
-        found = await wrong(stored.name)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # Prefect's event client uses the proxy even for this machine
+        found = await errors_found(stored.name)
         assert set(found) == {"archive", "api", "result route"}
         assert [words for words in found.values() if "SSL_CERT_FILE" not in words[0]] == []
         assert company.requests == []
 
         monkeypatch.setenv("SSL_CERT_FILE", str(company.authority))
-        found = await wrong(stored.name)
+        found = await errors_found(stored.name)
         assert set(found) == {"archive"}
         assert "compresses" in found["archive"][0]
         assert "turn that off for the store" in found["archive"][0]
 
         company.compresses = False
-        found = await wrong(stored.name)
+        found = await errors_found(stored.name)
         (clock,), (limit,) = found["clock"], found["archive"]
         assert "behind the object store's" in clock
         assert "Set the clock" in clock
         assert "client_max_body_size" in limit
 
         company.ahead_seconds, company.max_bytes = 0, 64_000_000
-        assert await wrong(stored.name) == {}
+        assert await errors_found(stored.name) == {}
         assert sandbox.record.submits() == []
 
         made = await stored.generate(VideoRequest(prompt="A red kite over dunes"), key=unique("company"))

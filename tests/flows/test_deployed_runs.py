@@ -1,4 +1,4 @@
-"""Deployed runs that are suspended, wait without a process, end, and are sent back: with a real Prefect server."""
+"""Deployed runs that are suspended, wait without a process, end, and are retried, with a real Prefect server."""
 
 import asyncio
 from contextlib import aclosing, suppress
@@ -28,12 +28,12 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def api(sandbox: SandboxServer) -> ApixoApi:
-    """A slow answer is in time, also where the machine is slow."""
+    """Has a long submit timeout, so that slow answers arrive in time on a slow machine, too."""
     return make_api(sandbox, submit_timeout_seconds=20)
 
 
 class Deployed:
-    """A run of a deployment. `start` is what a worker does with it, in this process."""
+    """A run of a deployment. `start` does what a worker would do, in this process."""
 
     def __init__(self, prefect: PrefectClient, flow: Flow[Any, Any], run: FlowRun) -> None:
         self.prefect, self.flow, self.run = prefect, flow, run
@@ -47,19 +47,19 @@ class Deployed:
 
     async def start(self) -> FlowRun:
         found = await self.prefect.read_flow_run(self.run.id)
-        with suppress(Pause):  # how a process ends whose run waits
+        with suppress(Pause):  # ends the process of a run that waits
             await run_flow_async(self.flow, flow_run=found, parameters=found.parameters, return_type="state")
         return await self.prefect.read_flow_run(self.run.id)
 
-    async def ended(self) -> None:
+    async def wait_until_final(self) -> None:
         async def is_final() -> bool:
             found = await self.prefect.read_flow_run(self.run.id)
             return found.state is not None and found.state.is_final()
 
         await until(is_final, what="the end of the run")
 
-    async def send_back(self, *, force: bool) -> None:
-        """The UI's Retry button."""
+    async def retry_in_ui(self, *, force: bool) -> None:
+        """Does what the UI's Retry button does."""
         await self.prefect.set_flow_run_state(self.run.id, AwaitingRetry(), force=force)
 
 
@@ -67,32 +67,32 @@ def state_of(run: FlowRun) -> str:
     return run.state.name if run.state and run.state.name else ""
 
 
-async def test_a_preview_that_failed_after_the_retry_is_not_paid_again_when_the_run_goes_on(
+async def test_preview_that_failed_after_a_retry_is_not_paid_again_when_the_run_resumes(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     rows = [{"id": name, "prompt": name, "duration": 8} for name in ("dunes", "unlucky")]
     blocks = {"api": stored.name, "archive": stored.name}
     deployed = await Deployed.create(prefect, previews_then_finals, requests=rows, key=key, **blocks)
-    stored.api.base_url = "http://127.0.0.1:9"  # never connected: nothing is sent
+    stored.api.base_url = "http://127.0.0.1:9"  # cannot be reached: nothing is sent
     await stored.api.save(stored.name, overwrite=True)
     assert state_of(await deployed.start()) == "Failed"
     stored.api.base_url = sandbox.base_url
     await stored.api.save(stored.name, overwrite=True)
-    await deployed.send_back(force=False)
+    await deployed.retry_in_ui(force=False)
     sandbox.faults.add(Fault(call="status", kind="failed", prompt_contains="unlucky"))
-    waits = await deployed.start()
-    assert state_of(waits) == "Suspended"
+    waiting = await deployed.start()
+    assert state_of(waiting) == "Suspended"
     assert lengths(sandbox) == [4, 4]
-    await answer(waits, decision=ALL_8)
-    assert state_of(await deployed.start()) == "Failed"  # it reports the preview
+    await answer(waiting, decision=ALL_8)
+    assert state_of(await deployed.start()) == "Failed"  # it reports the failed preview
     assert lengths(sandbox) == [4, 4, 8]
-    await deployed.send_back(force=False)  # now they know of it
+    await deployed.retry_in_ui(force=False)  # now the user knows about it
     await deployed.start()
     assert lengths(sandbox) == [4, 4, 8, 4]
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
-async def test_a_retry_asks_again_after_nobody_has_answered(
+async def test_retry_shows_the_form_again_after_it_was_not_answered(
     force: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     deployed = await Deployed.create(
@@ -100,17 +100,17 @@ async def test_a_retry_asks_again_after_nobody_has_answered(
         api=stored.name, archive=stored.name,
     )  # fmt: skip
     assert state_of(await deployed.start()) == "Suspended"
-    await deployed.ended()
+    await deployed.wait_until_final()
     await prefect.update_flow_run(deployed.run.id, parameters=deployed.run.parameters | {"answer_within_hours": 1})
-    await deployed.send_back(force=force)
-    waits = await deployed.start()
-    assert state_of(waits) == "Suspended"
-    await answer(waits, decision=FINAL_8)
+    await deployed.retry_in_ui(force=force)
+    waiting = await deployed.start()
+    assert state_of(waiting) == "Suspended"
+    await answer(waiting, decision=FINAL_8)
     assert state_of(await deployed.start()) == "Completed"
     assert lengths(sandbox) == [4, 8]
 
 
-async def test_a_batch_that_is_suspended_in_the_middle_of_a_paid_call_records_its_answer(
+async def test_batch_suspended_during_a_paid_call_records_the_answer(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
 ) -> None:
     rows = [{"id": name, "prompt": name} for name in ("first", "second", "third", "fourth")]
@@ -134,9 +134,9 @@ async def test_a_batch_that_is_suspended_in_the_middle_of_a_paid_call_records_it
     assert state_of(await deployed.start()) == "Suspended"
     await suspending
     async with aclosing(stored.archive.store()) as store:
-        left = await Ledger(store).read_all([f"{key}-{row['id']}" for row in rows])
-    assert {found.state for found in left.values()} <= {State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED}
-    assert {found.task_id for found in left.values()} == {item.task_id for item in sandbox.record.charged()}
+        records = await Ledger(store).read_all([f"{key}-{row['id']}" for row in rows])
+    assert {found.state for found in records.values()} <= {State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED}
+    assert {found.task_id for found in records.values()} == {item.task_id for item in sandbox.record.charged()}
     await aresume_flow_run(deployed.run.id)
     assert state_of(await deployed.start()) == "Completed"
     assert len(sandbox.record.submits()) == len(rows)

@@ -1,4 +1,4 @@
-"""The same request under one key or two: what is joined, refused or paid, however the runs race."""
+"""The same request under one key or several: what is continued, rejected or paid, however the runs race."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from tests.flows.generations import SUBMARINE
 from tests.support import KITE
 
 
-async def test_a_first_key_that_cannot_be_read_is_named_and_nothing_is_paid(
+async def test_unreadable_request_index_raises_error_and_pays_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     name = request_name(SUBMARINE)
@@ -38,7 +38,7 @@ async def test_a_first_key_that_cannot_be_read_is_named_and_nothing_is_paid(
 
 
 @pytest.mark.parametrize("nested", [False, True])
-async def test_a_parents_retry_joins_what_it_paid_for(
+async def test_retry_of_a_parent_flow_continues_the_video_it_paid_for(
     nested: bool, stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     keys: list[str] = []
@@ -60,7 +60,7 @@ async def test_a_parents_retry_joins_what_it_paid_for(
     assert len(sandbox.record.charged()) == 1
 
 
-async def test_two_equal_requests_of_one_parent_are_one_video_and_two_different_ones_are_two(
+async def test_only_equal_requests_in_one_parent_flow_share_a_video(
     stored: StoredBlocks, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     @flow(persist_result=False)
@@ -74,7 +74,9 @@ async def test_two_equal_requests_of_one_parent_are_one_video_and_two_different_
     assert "An equal request in the same outermost run is the same video" in caplog.text
 
 
-async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+async def test_retry_of_a_parent_flow_continues_the_batch_it_paid_for(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
     tries = 0
 
     @flow(retries=1, persist_result=False)
@@ -91,7 +93,7 @@ async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBl
     assert len(sandbox.record.charged()) == 2
 
 
-async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_refused(
+async def test_duplicate_request_is_logged_or_with_refuse_duplicates_rejected(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await Submission(key, KITE, resources).run()
@@ -104,7 +106,7 @@ async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_r
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_racing_duplicates_under_refusal_are_paid_once(
+async def test_racing_duplicates_with_refuse_duplicates_are_paid_once(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     terms = Terms(refuse_duplicates=True)
@@ -116,19 +118,19 @@ async def test_racing_duplicates_under_refusal_are_paid_once(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_limit(
+async def test_duplicate_is_rejected_if_it_was_paid_under_another_key_during_a_long_wait(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits, gate = asyncio.Event(), asyncio.Event()
+    is_waiting, gate = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
     async def limit(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
-        waits.set()
+        is_waiting.set()
         await gate.wait()
         yield lambda _: None
 
     slow = asyncio.create_task(Submission(key, KITE, resources, Terms(refuse_duplicates=True, paying=limit)).run())
-    await waits.wait()
+    await is_waiting.wait()
     monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
     await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
     monkeypatch.setattr(resources.clock, "monotonic", lambda: time.monotonic() + 3600)
@@ -139,7 +141,7 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
 
 
 @pytest.mark.parametrize("minutes", [-25, 25])
-async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
+async def test_allowed_clock_skew_does_not_hide_a_duplicate(
     minutes: int, key: str, resources: PayingResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await resources.ledger.duplicate_of(KITE, key, note=True) is None
@@ -147,7 +149,7 @@ async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
     assert await resources.ledger.duplicate_of(KITE, f"{key}-renamed", note=True) == key
 
 
-async def test_nothing_is_claimed_while_a_limit_is_waited_for(
+async def test_nothing_is_claimed_while_waiting_for_a_limit(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gate = asyncio.Event()

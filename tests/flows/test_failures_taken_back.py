@@ -20,28 +20,28 @@ from tests.support import KITE
 Decision = Callable[[str, PayingResources], Awaitable[Generation]]
 
 
-async def by_command(key: str, resources: PayingResources) -> Generation:
-    """As after `sora resolve --resubmit`."""
+async def after_resolve_command(key: str, resources: PayingResources) -> Generation:
+    """Submits after `sora resolve --resubmit`."""
     await allow(key, resources)
     return await submit(key, resources)
 
 
-async def by_rerun(key: str, resources: PayingResources) -> Generation:
-    """As after a click on Retry."""
+async def after_ui_retry(key: str, resources: PayingResources) -> Generation:
+    """Submits after a click on Retry."""
 
-    async def clicked(failed: Generation) -> str | None:
+    async def granted_by_click(failed: Generation) -> str | None:
         return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
 
-    return await submit(key, resources, terms=Terms(may_submit_again=clicked))
+    return await submit(key, resources, terms=Terms(may_submit_again=granted_by_click))
 
 
-DECISIONS = pytest.mark.parametrize("decide", [by_command, by_rerun])
+DECISIONS = pytest.mark.parametrize("decide", [after_resolve_command, after_ui_retry])
 
 
 async def reported_as_failed(
     key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "GENERATION_FAILED"
 ) -> str:
-    """A generation that is recorded as failed, though its task goes on. The task's id."""
+    """Records a generation as failed although its task continues. Returns the task's id."""
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="failed_once", fail_code=fail_code))
     await run_collector(resources)
@@ -52,7 +52,7 @@ async def reported_as_failed(
 
 @DECISIONS
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
+async def test_task_that_did_not_fail_after_all_is_not_paid_for_again(
     decide: Decision, ended: bool, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await reported_as_failed(key, resources, sandbox)
@@ -70,7 +70,7 @@ async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
 
 @DECISIONS
 @pytest.mark.parametrize(("kind", "posts"), [("unknown_state", 1), ("stuck_state", 2)])
-async def test_an_undocumented_state_counts_if_it_says_that_the_task_is_in_progress(
+async def test_undocumented_state_takes_failure_back_only_if_it_means_in_progress(
     decide: Decision, kind: str, posts: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -80,7 +80,7 @@ async def test_an_undocumented_state_counts_if_it_says_that_the_task_is_in_progr
     assert len(sandbox.record.submits()) == posts
 
 
-async def test_a_setting_that_pays_again_polls_first_too(
+async def test_moderation_retry_polls_the_failed_task_first(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     resources.api.moderation_retries = 1
@@ -104,7 +104,7 @@ async def test_a_task_that_fails_again_needs_another_decision(
 
 @DECISIONS
 @pytest.mark.parametrize("kind", ["http_500", "junk", "reset_before", "http_502_html", "wrong_types", "http_429"])
-async def test_without_an_answer_about_the_failed_task_nothing_is_paid_and_the_decision_stands(
+async def test_unanswered_poll_of_a_failed_task_pays_nothing_and_keeps_the_decision(
     decide: Decision, kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -118,7 +118,7 @@ async def test_without_an_answer_about_the_failed_task_nothing_is_paid_and_the_d
     assert (raised.value.key, raised.value.task_id) == (key, task_id)
     found = await recorded(key, resources)
     assert (found.state, len(found.attempts)) == (State.FAILED, 1)
-    if decide is by_rerun:
+    if decide is after_ui_retry:
         assert found == before
     assert len(sandbox.record.submits()) == 1
     sandbox.faults.clear()
@@ -138,7 +138,7 @@ async def test_a_failed_task_that_apixo_no_longer_knows_is_paid_for_again(
 
 
 async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer, kind: str) -> Generation:
-    """A task that was polled in vain for so long; APIXO still answers in that way."""
+    """Makes a generation whose task was polled in vain until it was given up. APIXO keeps answering in this way."""
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
     await submit(key, resources)
     now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
@@ -155,7 +155,7 @@ async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer,
 async def test_a_task_that_was_given_up_and_has_no_result_is_paid_for_again(
     decide: Decision, kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """A person has looked at it, and waits no longer."""
+    """The user has checked the task, and decided not to wait any longer."""
     found = await given_up(key, resources, sandbox, kind)
     assert found.attempt.problem is not None
     assert found.attempt.problem.code == code
@@ -176,7 +176,7 @@ async def test_a_task_that_was_given_up_and_has_a_result_now_is_not_paid_for_aga
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_two_runs_that_may_pay_again_at_once_continue_with_the_task(
+async def test_concurrent_runs_that_may_pay_again_continue_with_the_existing_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await reported_as_failed(key, resources, sandbox)
@@ -187,17 +187,17 @@ async def test_two_runs_that_may_pay_again_at_once_continue_with_the_task(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_person_who_resumes_it_meanwhile_is_not_paid_over(
+async def test_task_that_a_user_resumes_meanwhile_is_not_paid_for_again(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record changes between the poll and what follows it."""
+    """The record changes right after the poll."""
     await submit(key, resources)
     await fail(key, resources, sandbox)
     await finished(sandbox)
     await allow(key, resources)
     poll = resources.client.status
 
-    async def resumed_after_it(task_id: str, *, model: str) -> object:
+    async def resume_after_poll(task_id: str, *, model: str) -> object:
         monkeypatch.undo()
         status = await poll(task_id, model=model)
         task = sandbox.tasks.get(task_id)
@@ -206,6 +206,6 @@ async def test_a_person_who_resumes_it_meanwhile_is_not_paid_over(
         await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
         return status
 
-    monkeypatch.setattr(resources.client, "status", resumed_after_it)
+    monkeypatch.setattr(resources.client, "status", resume_after_poll)
     assert len((await submit(key, resources)).attempts) == 1
     assert len(sandbox.record.submits()) == 1

@@ -1,4 +1,4 @@
-"""What a host may say of paid bytes, and what the bytes are: only the bytes decide whether a video is archived."""
+"""Fetching a result: only its bytes, not what the host says about them, decide whether a video is archived."""
 
 import asyncio
 import gzip
@@ -29,13 +29,13 @@ SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=23), SUCCEEDED_AT + timedelta
 
 @dataclass
 class Host:
-    """Serves one body with these header lines; keeps the requests that came."""
+    """Serves one body with these header lines, and keeps the requests it received."""
 
     body: bytes
     headers: str = ""
     length: int | None = None
-    says_length: bool = True
-    agent: str = ""
+    sends_length: bool = True
+    user_agent: str = ""
     status: int = 200
     requests: list[str] = field(default_factory=list)
     url: str = ""
@@ -43,13 +43,13 @@ class Host:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.requests.append(request)
-        agent = next(line for line in request.split("\r\n") if line.lower().startswith("user-agent:"))
-        if self.agent not in agent:
+        user_agent = next(line for line in request.split("\r\n") if line.lower().startswith("user-agent:"))
+        if self.user_agent not in user_agent:
             writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\n\r\nblocked")
         else:
             length = len(self.body) if self.length is None else self.length
-            said = f"Content-Length: {length}\r\n" if self.says_length else ""
-            writer.write(f"HTTP/1.1 {self.status} X\r\n{self.headers}{said}\r\n".encode() + self.body)
+            length_header = f"Content-Length: {length}\r\n" if self.sends_length else ""
+            writer.write(f"HTTP/1.1 {self.status} X\r\n{self.headers}{length_header}\r\n".encode() + self.body)
         writer.close()
 
 
@@ -92,13 +92,13 @@ async def fetch(
     return video
 
 
-async def test_a_video_is_compared_with_what_its_own_task_was_asked_for(
+async def test_video_is_compared_with_the_request_of_its_own_task(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
-    """Not with the task that counts now, which may have another model and length."""
+    """Not with the request of the current task, which may have another model and duration."""
     longer = KITE.model_copy(update={"duration": 12})
-    beside = found.model_copy(update={"request": longer})
-    assert "requested" not in str((await fetch(host, web, beside, tmp_path / "a")).warnings)
+    longer_generation = found.model_copy(update={"request": longer})
+    assert "requested" not in str((await fetch(host, web, longer_generation, tmp_path / "a")).warnings)
     assert "12 s were requested" in str((await fetch(host, web, found, tmp_path / "b", requested=longer)).warnings)
 
 
@@ -109,7 +109,7 @@ LABELS = [
 
 
 @pytest.mark.parametrize("label", LABELS)
-async def test_what_a_host_calls_a_video_does_not_matter(
+async def test_content_type_and_encoding_headers_are_ignored(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, label: str
 ) -> None:
     host.headers = f"Content-Encoding: {label}\r\nContent-Type: text/html; charset=binary\r\n"
@@ -130,7 +130,7 @@ async def test_what_a_host_calls_a_video_does_not_matter(
         (lambda data: framed(gzip.compress(data)), ["aws-chunked", "gzip"]),
     ],
 )
-async def test_a_wrapped_video_is_archived_as_it_plays(
+async def test_wrapped_video_is_archived_unwrapped(
     host: Host,
     web: httpx.AsyncClient,
     found: Generation,
@@ -149,12 +149,12 @@ async def test_a_wrapped_video_is_archived_as_it_plays(
     ]
 
 
-@pytest.mark.parametrize("more", [1, 5_000_000])
-async def test_a_length_that_is_wrong_costs_no_whole_video(
-    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, more: int
+@pytest.mark.parametrize("excess", [1, 5_000_000])
+async def test_complete_video_is_archived_despite_a_wrong_content_length(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, excess: int
 ) -> None:
-    """As of a proxy that unpacks what it passes on, and leaves the length of the packed bytes."""
-    host.length = len(whole) + more
+    """This happens if a proxy decompresses the body, and keeps the length of the compressed bytes."""
+    host.length = len(whole) + excess
     with pytest.raises(CutDownloadError):
         await fetch(host, web, found, tmp_path, last_try=False)
     video = await fetch(host, web, found, tmp_path)
@@ -163,7 +163,7 @@ async def test_a_length_that_is_wrong_costs_no_whole_video(
     assert "secret" not in str(video.warnings)
 
 
-async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
+async def test_possibly_cut_video_without_an_index_is_accepted_only_after_a_day(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
     made = VideoFiles(tmp_path).make("made.ts", container="mpegts", frames=96, width=320, height=180)
@@ -177,7 +177,7 @@ async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
 
 
 def zstd(data: bytes) -> bytes:
-    """A frame of zstd, of blocks that are stored as they are."""
+    """A zstd frame of uncompressed blocks."""
     size = 2**17
     blocks = [data[at : at + size] for at in range(0, len(data), size)]
     heads = [
@@ -188,25 +188,26 @@ def zstd(data: bytes) -> bytes:
 
 def animated_webp() -> bytes:
     out = io.BytesIO()
-    pictures = [Image.new("RGB", (64, 48), (40 * number, 0, 0)) for number in range(4)]
-    pictures[0].save(out, "WEBP", save_all=True, append_images=pictures[1:], duration=100)
+    frames = [Image.new("RGB", (64, 48), (40 * number, 0, 0)) for number in range(4)]
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], duration=100)
     return out.getvalue()
 
 
-HOW_DAMAGED = [
-    "cut by its own account", "cut by the host", "junk in the middle", "an unknown codec", "zstd", "animated WebP",
+DAMAGE = [
+    "cut, with the length of the cut file", "cut, with the full length", "junk in the middle", "unknown codec", "zstd",
+    "animated WebP",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("how", HOW_DAMAGED)
+@pytest.mark.parametrize("how", DAMAGE)
 async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, how: str
 ) -> None:
     start = whole.index(b"mdat") + 4
     match how:
-        case "cut by its own account":
+        case "cut, with the length of the cut file":
             host.body = whole[: len(whole) // 2]
-        case "cut by the host":
+        case "cut, with the full length":
             host.body, host.length = whole[: len(whole) // 2], len(whole)
         case "zstd":
             host.body, host.headers = zstd(whole), "Content-Encoding: zstd\r\n"
@@ -236,7 +237,7 @@ async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
         b"#EXTM3U\n#EXTINF:2,\nv.ts\n",
     ],
 )
-async def test_a_page_is_no_video_however_long_it_stays(
+async def test_page_is_never_archived_as_a_video(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, body: bytes
 ) -> None:
     host.body = body
@@ -244,27 +245,27 @@ async def test_a_page_is_no_video_however_long_it_stays(
         await fetch(host, web, found, tmp_path, now=SUCCEEDED_AT + timedelta(days=14))
 
 
-async def test_a_host_that_wants_a_browser_gets_our_name_in_the_form_of_one(
+async def test_host_that_requires_a_browser_gets_a_browser_style_user_agent(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
 ) -> None:
-    host.agent = "Mozilla"
+    host.user_agent = "Mozilla"
     assert (await fetch(host, web, found, tmp_path, last_try=False)).size_bytes == len(whole)
     first, second = host.requests
     assert "\r\nUser-Agent: sora-pipeline/" in first
     assert "\r\nUser-Agent: Mozilla/5.0 (compatible; sora-pipeline/" in second
 
 
-async def test_a_host_that_refuses_says_nothing_of_fifteen_days(
+async def test_error_for_a_host_that_forbids_us_does_not_mention_expiry(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
-    host.agent = "another program"
+    host.user_agent = "another program"
     with pytest.raises(ForbiddenByHostError, match="rejects this program or this network") as caught:
         await fetch(host, web, found, tmp_path)
     assert "15 days" not in str(caught.value)
     assert len(host.requests) == 2
 
 
-async def test_an_address_with_blanks_is_fetched(
+async def test_url_with_spaces_is_fetched(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
 ) -> None:
     host.url = " " + host.url.replace("v.mp4", "a b/é.mp4").replace("http://", "HTTP:\\\\") + "%2F+=#t=0\n"

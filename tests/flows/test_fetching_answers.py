@@ -1,4 +1,4 @@
-"""Answers as hosts and proxies send them, byte by byte: no formality of HTTP comes between us and a paid video."""
+"""HTTP responses as hosts and proxies really send them, byte by byte: no protocol error costs a paid video."""
 
 import base64
 import gzip
@@ -24,7 +24,7 @@ SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=2), SUCCEEDED_AT + timedelta(
 
 
 async def fetch(folder: Path, *answers: bytes, now: datetime = SOON, last_try: bool = False) -> FetchedVideo:
-    """What a flow gets of a host that gives these answers in turn."""
+    """Fetches from a host that sends these responses in turn."""
     found = transitions.claim(
         None, key="kite", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=1, now=SUCCEEDED_AT
     ).model_copy(update={"succeeded_at": SUCCEEDED_AT})
@@ -50,7 +50,7 @@ def chunked(body: bytes, line: bytes = b"%x\r\n") -> bytes:
     ],
 )
 @pytest.mark.parametrize("line", [b"%x\r\n", b"%X ; a=b\r\n", b" %x;name=\x01\r\n", b"%08x \r\n", b"%x\n"])
-async def test_chunks_are_read_however_they_are_announced(
+async def test_chunked_body_is_read_despite_malformed_headers_and_size_lines(
     tmp_path: Path, whole: bytes, headers: str, line: bytes
 ) -> None:
     answer = f"HTTP/1.1 200 OK\r\n{headers}\r\n\r\n".encode() + chunked(whole, line)
@@ -59,13 +59,13 @@ async def test_chunks_are_read_however_they_are_announced(
     assert video.warnings == ()
 
 
-async def test_a_body_that_only_claims_to_come_in_chunks_is_read(tmp_path: Path, whole: bytes) -> None:
+async def test_plain_body_labeled_as_chunked_is_read(tmp_path: Path, whole: bytes) -> None:
     head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: {len(whole)}\r\n\r\n"
     assert (await fetch(tmp_path, head.encode() + whole)).path.read_bytes() == whole
 
 
-async def test_chunks_that_end_too_early_are_cut(tmp_path: Path, whole: bytes) -> None:
-    """Else half a video would be taken for a whole one."""
+async def test_chunked_body_that_ends_too_early_counts_as_cut(tmp_path: Path, whole: bytes) -> None:
+    """Otherwise half a video would count as complete."""
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(whole)
     for end in (len(answer) // 2, len(answer) - 5):
         with pytest.raises(CutDownloadError):
@@ -86,7 +86,7 @@ async def test_chunks_that_end_too_early_are_cut(tmp_path: Path, whole: bytes) -
         "Transfer-Encoding: identity\r\nContent-Length: {0}",
     ],
 )
-async def test_a_length_that_cannot_be_read_is_none(tmp_path: Path, whole: bytes, headers: str) -> None:
+async def test_invalid_content_length_is_ignored(tmp_path: Path, whole: bytes, headers: str) -> None:
     video = await fetch(tmp_path, f"HTTP/1.1 200 OK\r\n{headers.format(len(whole))}\r\n\r\n".encode() + whole)
     assert video.path.read_bytes() == whole
     assert video.warnings == ()
@@ -106,8 +106,8 @@ async def test_a_length_that_cannot_be_read_is_none(tmp_path: Path, whole: bytes
         b"X Folded: a\r\n b: c",
     ],
 )
-async def test_a_malformed_line_leaves_the_others_as_they_are(tmp_path: Path, whole: bytes, line: bytes) -> None:
-    """The length is still known, or a cut video could not be seen."""
+async def test_malformed_header_line_does_not_affect_the_others(tmp_path: Path, whole: bytes, line: bytes) -> None:
+    """The length must still be known: without it, a cut video would not be noticed."""
     answer = b"HTTP/1.1 200 OK\r\n" + line + b"\r\nContent-Length : %d\r\n\r\n" % len(whole) + whole
     assert (await fetch(tmp_path / "whole", answer)).path.read_bytes() == whole
     with pytest.raises(CutDownloadError, match=f"expected {len(whole):,} bytes"):
@@ -118,15 +118,15 @@ async def test_a_malformed_line_leaves_the_others_as_they_are(tmp_path: Path, wh
     "start",
     ["HTTP/2 200", "HTTP/1.1  200 OK", "HTTP/1.1 200 \0", "HTTP/1.1 200", "ICY 200 OK", "\r\n\r\nHTTP/1.1 200 OK"],
 )
-async def test_a_status_line_needs_only_a_status(tmp_path: Path, whole: bytes, start: str) -> None:
+async def test_status_line_needs_only_a_status_code(tmp_path: Path, whole: bytes, start: str) -> None:
     for early in ("", "HTTP/2 103 \r\nLink </x>\r\n\r\n"):
         answer = f"{early}{start}\r\nContent-Length: {len(whole)}\r\n\r\n".encode() + whole
         assert (await fetch(tmp_path, answer)).path.read_bytes() == whole
 
 
 async def test_a_malformed_redirect_is_followed(tmp_path: Path, whole: bytes) -> None:
-    to = b"HTTP/2 302\r\nX Id: 5\r\nLocation : /elsewhere\r\nContent-Length: undefined\r\n\r\n"
-    video = await fetch(tmp_path, to, b"HTTP/2 200\r\n\r\n" + whole)
+    redirect = b"HTTP/2 302\r\nX Id: 5\r\nLocation : /elsewhere\r\nContent-Length: undefined\r\n\r\n"
+    video = await fetch(tmp_path, redirect, b"HTTP/2 200\r\n\r\n" + whole)
     assert video.path.read_bytes() == whole
 
 
@@ -135,7 +135,7 @@ def ok(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("status", [201, 202, 203, 206, 218, 226, 299])
-async def test_every_status_that_means_well_brings_the_video(tmp_path: Path, whole: bytes, status: int) -> None:
+async def test_video_is_fetched_with_any_2xx_status(tmp_path: Path, whole: bytes, status: int) -> None:
     video = await fetch(tmp_path, ok(whole, f"{status} X"))
     assert video.path.read_bytes() == whole
     assert video.warnings == ()
@@ -144,13 +144,15 @@ async def test_every_status_that_means_well_brings_the_video(tmp_path: Path, who
 @pytest.mark.parametrize(
     "content_range", ["bytes 0-{last}/{size}", "bytes 0-{last}/*", "bytes=0-{last}", "0-{last}/{size}", ""]
 )
-async def test_a_part_that_nobody_asked_for_may_be_all_of_it(tmp_path: Path, whole: bytes, content_range: str) -> None:
-    said = content_range.format(last=len(whole) - 1, size=len(whole))
-    video = await fetch(tmp_path, ok(whole, "206 Partial Content", f"Content-Range: {said}\r\n"))
+async def test_unrequested_partial_content_may_be_the_whole_file(
+    tmp_path: Path, whole: bytes, content_range: str
+) -> None:
+    header_value = content_range.format(last=len(whole) - 1, size=len(whole))
+    video = await fetch(tmp_path, ok(whole, "206 Partial Content", f"Content-Range: {header_value}\r\n"))
     assert video.path.read_bytes() == whole
 
 
-async def test_a_part_that_nobody_asked_for_is_completed_by_the_next_try(tmp_path: Path, whole: bytes) -> None:
+async def test_unrequested_partial_content_is_completed_by_the_next_try(tmp_path: Path, whole: bytes) -> None:
     half = len(whole) // 2
     headers = 'ETag: "1"\r\nContent-Range: bytes {}-{}/{}\r\n'
     first = ok(whole[:half], "206 Partial Content", headers.format(0, half - 1, len(whole)))
@@ -164,7 +166,7 @@ async def test_a_part_that_nobody_asked_for_is_completed_by_the_next_try(tmp_pat
     assert f"Range: bytes={half}-" in server.requests[1]
 
 
-async def test_a_status_without_a_body_is_no_video(tmp_path: Path) -> None:
+async def test_status_without_a_body_raises_error(tmp_path: Path) -> None:
     with pytest.raises(DamagedVideoError, match="is empty"):
         await fetch(tmp_path, b"HTTP/1.1 204 No Content\r\n\r\n")
     with pytest.raises(DownloadError, match="HTTP 300"):
@@ -182,16 +184,14 @@ WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
-async def test_a_wrapped_video_is_archived_as_it_plays(tmp_path: Path, whole: bytes, name: str) -> None:
+async def test_wrapped_video_is_archived_unwrapped(tmp_path: Path, whole: bytes, name: str) -> None:
     video = await fetch(tmp_path, ok(WRAPPINGS[name](whole)))
     assert video.path.read_bytes() == whole
     assert video.warnings == (f"the video came wrapped in {name}, and is archived unwrapped",)
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
-async def test_what_lies_in_a_wrapping_and_does_not_play_is_kept_as_it_came(
-    tmp_path: Path, whole: bytes, name: str
-) -> None:
+async def test_wrapped_video_that_does_not_play_is_kept_unchanged(tmp_path: Path, whole: bytes, name: str) -> None:
     body = WRAPPINGS[name](whole[: len(whole) // 2])
     with pytest.raises(DamagedVideoError) as caught:
         await fetch(tmp_path / "a", ok(body), last_try=True)
@@ -210,14 +210,14 @@ async def test_a_video_that_is_both_wrapped_and_cut_is_kept(tmp_path: Path, whol
     assert (video.facts, video.path.read_bytes()) == (None, body)
 
 
-async def test_a_wrapped_page_is_no_video(tmp_path: Path) -> None:
+async def test_wrapped_page_is_never_archived_as_a_video(tmp_path: Path) -> None:
     page = gzip.compress(b"<!doctype html><title>Expired</title>")
     with pytest.raises(DamagedVideoError):
         await fetch(tmp_path, ok(page), last_try=True, now=SUCCEEDED_AT + timedelta(days=14))
 
 
-async def test_a_wrong_length_and_a_wrapping_cost_no_video_together(tmp_path: Path, whole: bytes) -> None:
-    """As of a proxy that packs what it passes on, and leaves the length of the unpacked bytes."""
+async def test_wrapped_video_with_a_wrong_content_length_is_archived(tmp_path: Path, whole: bytes) -> None:
+    """This happens if a proxy compresses the body, and keeps the length of the uncompressed bytes."""
     packed = gzip.compress(whole)
     answer = ok(b"", headers='ETag: "1"\r\n').replace(b"Length: 0", b"Length: %d" % len(whole)) + packed
     for _ in range(2):

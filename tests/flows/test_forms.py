@@ -1,4 +1,4 @@
-"""What the forms of the Prefect UI are made from."""
+"""The parameter schemas that the Prefect UI builds its forms from."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ VIDEO = {"request": {"prompt": "Dunes"}}
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-def test_each_text_is_one_field_and_what_may_be_left_out_is_called_empty(flow: Flow[..., Any]) -> None:
+def test_text_is_one_field_and_each_alternative_of_a_field_has_a_title(flow: Flow[..., Any]) -> None:
     for name, field in parameter_schema(flow.fn).properties.items():
         kinds = field.get("anyOf", ())
         assert all(kind.get("title") for kind in kinds), name
@@ -26,11 +26,11 @@ def test_each_text_is_one_field_and_what_may_be_left_out_is_called_empty(flow: F
 
 
 @pytest.mark.parametrize("given", [{}, {"key": None}, {"key": ""}])
-def test_a_field_left_empty_is_one_that_was_not_given(given: dict[str, Any]) -> None:
+def test_empty_field_counts_as_not_given(given: dict[str, Any]) -> None:
     assert not generate_video.validate_parameters({**VIDEO, **given})["key"]
 
 
-def test_what_a_form_sends_that_nobody_has_touched_is_taken() -> None:
+def test_form_with_unchanged_defaults_is_valid() -> None:
     for flow, filled in (
         (generate_video, VIDEO),
         (generate_batch, {}),
@@ -43,8 +43,10 @@ def test_what_a_form_sends_that_nobody_has_touched_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"key": "A Fox"}, {"key": " "}, {"wait": "soon"}, {"request": {}}, {"request": "fox"}]
+    "invalid", [{"key": "A Fox"}, {"key": " "}, {"wait": "soon"}, {"request": {}}, {"request": "fox"}]
 )
-def test_the_server_refuses_what_the_form_should_not_have_sent(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        validate({**VIDEO, **wrong}, parameter_schema(generate_video.fn).model_dump_for_openapi(), raise_on_error=True)
+def test_server_rejects_invalid_form_values(invalid: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(invalid))):
+        validate(
+            {**VIDEO, **invalid}, parameter_schema(generate_video.fn).model_dump_for_openapi(), raise_on_error=True
+        )

@@ -1,4 +1,4 @@
-"""A content calendar in one run: every row ends as it should, nothing is paid twice, and money has a limit."""
+"""A content calendar in one run: every row reaches its proper end, nothing is paid twice, and spending is limited."""
 
 import importlib
 import json
@@ -39,7 +39,7 @@ def api(sandbox: SandboxServer) -> ApixoApi:
     return patient_api(sandbox)
 
 
-async def test_every_row_is_a_video_and_the_table_shows_it(
+async def test_every_row_is_archived_and_listed_in_the_table(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     summary = await run(stored, key)
@@ -60,7 +60,7 @@ async def test_every_row_is_a_video_and_the_table_shows_it(
     assert len(sandbox.record.submits()) == 3
 
 
-async def test_with_a_public_url_the_table_links_to_the_videos(
+async def test_table_links_to_the_videos_with_a_public_url(
     api: ApixoApi, minio: Any, prefect_server: PrefectServer, key: str
 ) -> None:
     stored = await store_blocks(api, make_archive(minio, public_url="https://videos.example.com"))
@@ -71,7 +71,7 @@ async def test_with_a_public_url_the_table_links_to_the_videos(
     )
 
 
-async def test_ten_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_only_what_it_may(
+async def test_rows_fail_in_different_ways_and_a_rerun_submits_only_the_rejected_one(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     bad: dict[str, dict[str, object]] = {
@@ -96,7 +96,7 @@ async def test_ten_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_
     assert f"sora resolve {key}-04 --task-id" in explained[5]
     assert "nothing.gif" in explained[7]
     assert "duration" in explained[9]
-    # Paid: 5 videos, the one that failed and the one that may be; not the one refused.
+    # Paid: the 5 videos, the failed one, and the unconfirmed one, which may be paid; not the rejected one.
     assert summary.price == 7 * 4 * PRICE
 
     again = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
@@ -104,7 +104,7 @@ async def test_ten_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_
     assert [json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits()[8:]] == ["refused"]
 
 
-async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(
+async def test_unexpected_error_in_one_row_does_not_stop_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def generate(
@@ -124,14 +124,14 @@ async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(
     assert len(sandbox.record.submits()) == 3
 
 
-async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
+async def test_row_with_an_unreadable_record_counts_as_paid(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, away = Ledger.read, set[str]()
+    read, unreadable = Ledger.read, set[str]()
 
     async def read_or_not(ledger: Ledger, row_key: str) -> Entry | None:
-        if row_key in away:
-            raise StoreUnavailableError("the store is away")
+        if row_key in unreadable:
+            raise StoreUnavailableError("the store is unavailable")
         return await read(ledger, row_key)
 
     async def generate(
@@ -139,8 +139,8 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
     ) -> Generation:
         made = await generate_one(request, row_key, resources, terms, **options)
         if row_key == f"{key}-01":
-            away.add(row_key)
-            raise StoreUnavailableError("the store is away")
+            unreadable.add(row_key)
+            raise StoreUnavailableError("the store is unavailable")
         return made
 
     monkeypatch.setattr(Ledger, "read", read_or_not)
@@ -153,7 +153,7 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
     assert len(sandbox.record.submits()) == 3
 
 
-async def test_what_is_not_due_is_left_and_is_no_failure(
+async def test_rows_not_yet_due_are_skipped_without_failing_the_run(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     requested = [*rows(1, not_before="2020-01-01"), {"prompt": "Dunes", "not_before": "2999-12-31"}]
@@ -171,7 +171,7 @@ async def test_rows_may_be_added_and_moved_without_paying_for_the_others_again(
     assert len(sandbox.record.submits()) == 4
 
 
-async def test_at_most_so_many_are_under_way_at_once(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_max_in_flight_limits_concurrent_tasks(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     await run(stored, key, requests=rows(8), max_in_flight=3)
     tasks = sandbox.tasks.all()
     most = max(
@@ -180,13 +180,13 @@ async def test_at_most_so_many_are_under_way_at_once(stored: StoredBlocks, sandb
     assert 1 < most <= 3
 
 
-async def test_submissions_are_ramped(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_submissions_per_second_are_limited(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     await run(stored, key, requests=rows(6), submissions_per_second=4, wait=False)
     times = [item.time for item in sandbox.record.submits()]
     assert times[-1] - times[0] >= 0.9
 
 
-async def test_a_detached_batch_ends_after_the_last_submission_and_the_collector_brings_all_home(
+async def test_detached_batch_ends_after_submitting_and_the_collector_archives_all(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=5))
@@ -206,14 +206,14 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
     runs: list[str] = []
 
     @flow
-    async def between() -> None:
+    async def inner() -> None:
         items = [BatchItem.model_validate(row) for row in rows(2)]
         await generate_batch(requests=items, api=stored.name, archive=stored.name, submissions_per_second=50)
 
     @flow(retries=1)
     async def outer() -> None:
         runs.append(str(flow_run.id))
-        await between()
+        await inner()
         if len(runs) == 1:
             raise RuntimeError("lost after the batch was paid")
 
@@ -224,29 +224,29 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
         assert await stored.recorded(f"{slug(rows(1)[0]['prompt'], most=27)}-{row['id']}") is not None
 
 
-async def test_without_a_deployment_of_the_shards_nothing_is_submitted(
+async def test_nothing_is_submitted_without_the_shard_deployment(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Tests of the same process may have deployed the usual one.
+    # Other tests in this process may have deployed the usual one.
     monkeypatch.setattr(shard_runs, "DEPLOYMENT", f"generate-shard/{key}")
     with pytest.raises(PipelineError, match=f"Shards need the deployment generate-shard/{key}.*sora deploy"):
         await run(stored, key, requests=rows(2), shards=2)
     assert sandbox.record.submits() == []
 
 
-async def test_more_requests_than_prefect_takes_are_named_with_what_to_do(
+async def test_more_requests_than_prefect_accepts_raise_error_with_the_fix(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
+    too_many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
     with pytest.raises(TooManyRequestsError, match=r"Prefect accepts 524,288\. Nothing was sub.*s3://") as refused:
-        await run(stored, key, requests=many)
+        await run(stored, key, requests=too_many)
     assert len(str(refused.value)) < 600
 
     @flow
     async def outer() -> None:
-        await run(stored, key, requests=many)
+        await run(stored, key, requests=too_many)
 
     with pytest.raises(TooManyRequestsError):
         await outer()
     assert sandbox.record.submits() == []
-    assert (await run(stored, key, requests=[*rows(1), *many[:40]], dry_run=True)).counts == {"ready": 41}
+    assert (await run(stored, key, requests=[*rows(1), *too_many[:40]], dry_run=True)).counts == {"ready": 41}

@@ -35,7 +35,7 @@ from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 from tests.support.waiting import until
 
-PASTED = "sk-pasted-with-a-line-end\n"
+KEY_WITH_LINE_ENDING = "sk-pasted-with-a-line-end\n"
 STEPS = ["validate_image", "submit", "wait", "fetch", "archive"]
 
 
@@ -58,7 +58,7 @@ def frames_of(video: bytes) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("aspect_ratio", ["landscape", "portrait"])
-async def test_a_video_from_text_ends_whole_in_the_archive(
+async def test_video_from_text_is_archived_complete(
     aspect_ratio: Any, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     made = await stored.generate(VideoRequest(prompt="Dunes at dusk", aspect_ratio=aspect_ratio), key=key)
@@ -108,9 +108,7 @@ async def test_the_poster_is_a_jpeg_of_the_video(stored: StoredBlocks, key: str)
     assert image.size == (made.video.width, made.video.height)
 
 
-async def test_a_video_from_an_image_checks_the_image_before_paying(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_start_image_is_checked_before_paying(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="The harbor wakes", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     made = await stored.generate(request, key=key)
     assert made.state is State.ARCHIVED
@@ -119,9 +117,7 @@ async def test_a_video_from_an_image_checks_the_image_before_paying(
     assert ours.time < paid.time
 
 
-async def test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rerun(
-    stored: StoredBlocks, key: str
-) -> None:
+async def test_run_and_task_names_contain_the_key_and_a_rerun_shows_all_steps(stored: StoredBlocks, key: str) -> None:
     await stored.generate(KITE, key=key)
     await stored.generate(KITE, key=key)
     async with get_client() as client:
@@ -135,7 +131,7 @@ async def test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rer
 
 
 async def task_runs(client: PrefectClient, run_id: uuid.UUID) -> list[TaskRun]:
-    """All steps of a run. The server writes them down in the background."""
+    """Waits for the task runs of all steps. The server records them in the background."""
     wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id]))
 
     async def five() -> list[TaskRun] | None:
@@ -145,7 +141,7 @@ async def task_runs(client: PrefectClient, run_id: uuid.UUID) -> list[TaskRun]:
     return await until(five, what="the task runs of all steps")
 
 
-async def test_the_graph_of_a_run_shows_which_step_s_result_a_step_was_given(stored: StoredBlocks, key: str) -> None:
+async def test_run_graph_shows_which_results_each_step_was_given(stored: StoredBlocks, key: str) -> None:
     made = await stored.generate(KITE, key=key)
     run_id = uuid.UUID(made.attempt.claimed_by.flow_run_id or "")
     async with get_client() as client:
@@ -169,7 +165,7 @@ async def test_the_graph_of_a_run_shows_which_step_s_result_a_step_was_given(sto
     }
 
 
-async def test_a_second_run_of_an_archived_key_returns_the_same_and_pays_nothing(
+async def test_rerun_of_an_archived_key_returns_the_same_record_and_pays_nothing(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     first = await stored.generate(KITE, key=key)
@@ -178,7 +174,7 @@ async def test_a_second_run_of_an_archived_key_returns_the_same_and_pays_nothing
     assert sandbox.record.all() == []
 
 
-async def test_without_a_key_a_video_is_called_by_its_prompt_and_no_two_runs_share_the_name(
+async def test_run_without_a_key_derives_a_unique_key_from_its_prompt(
     stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     first, second = await stored.generate(KITE), await stored.generate(KITE)
@@ -190,7 +186,7 @@ async def test_without_a_key_a_video_is_called_by_its_prompt_and_no_two_runs_sha
 
 
 @pytest.mark.parametrize("typed", [True, False])
-async def test_a_rerun_of_a_run_without_a_key_pays_nothing_again(
+async def test_rerun_of_a_run_without_a_key_does_not_pay_again(
     typed: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     flow = generate_video.with_options(flow_run_name=f"Spring Sale {key}") if typed else generate_video
@@ -222,7 +218,7 @@ async def run_of(made: Generation) -> FlowRun:
         return await client.read_flow_run(uuid.UUID(made.attempt.claimed_by.flow_run_id or ""))
 
 
-async def test_the_open_marker_goes_when_the_video_is_archived(stored: StoredBlocks, key: str) -> None:
+async def test_open_marker_is_removed_when_the_video_is_archived(stored: StoredBlocks, key: str) -> None:
     submitted = await stored.generate(KITE, key=key, wait=False)
     assert submitted.state is State.SUBMITTED
     assert await objects(stored, "open/") == [f"open/{key}"]
@@ -232,15 +228,13 @@ async def test_the_open_marker_goes_when_the_video_is_archived(stored: StoredBlo
 
 
 @pytest.mark.parametrize("kind", ["cut", "http_500"])
-async def test_a_download_that_breaks_is_repeated(
-    kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_broken_download_is_retried(kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": 2}))
     assert (await stored.generate(KITE, key=key)).state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_cut_download_goes_on_where_it_was_cut(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_cut_download_resumes_where_it_was_cut(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     sandbox.faults.add(Fault(call="result", kind="cut"))
     await stored.generate(KITE, key=key)
     first, second = sandbox.record.results()
@@ -250,16 +244,16 @@ async def test_a_cut_download_goes_on_where_it_was_cut(stored: StoredBlocks, san
 
 
 @pytest.mark.parametrize("kind", ["html_200", "empty", "truncated_mp4"])
-async def test_a_damaged_result_is_never_archived_and_a_rerun_fetches_it_again(
+async def test_damaged_result_is_not_archived_and_a_rerun_fetches_it_again(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
     with pytest.raises((DamagedVideoError, MediaError)) as caught:
         await stored.generate(KITE, key=key)
     assert key in str(caught.value)
-    left = await stored.recorded(key)
-    assert left is not None
-    assert left.state is State.SUCCEEDED
+    open_generation = await stored.recorded(key)
+    assert open_generation is not None
+    assert open_generation.state is State.SUCCEEDED
     assert await objects(stored, "videos/") == []
     assert await objects(stored, "open/") == [f"open/{key}"]
     sandbox.faults.clear()
@@ -268,7 +262,7 @@ async def test_a_damaged_result_is_never_archived_and_a_rerun_fetches_it_again(
 
 
 @pytest.mark.parametrize("kind", ["other_duration", "other_orientation"])
-async def test_a_playable_video_that_differs_is_archived_with_a_warning(
+async def test_video_that_differs_from_its_request_is_archived_with_a_warning(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
@@ -287,7 +281,7 @@ async def test_two_results_are_both_archived(stored: StoredBlocks, sandbox: Sand
 
 
 @pytest.mark.parametrize(("prompt", "code"), [("something forbidden", "CONTENT_VIOLATION")])
-async def test_a_failure_of_the_provider_is_reported_and_not_paid_again(
+async def test_provider_failure_is_reported_and_not_paid_again(
     prompt: str, code: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for _ in range(3):
@@ -297,9 +291,7 @@ async def test_a_failure_of_the_provider_is_reported_and_not_paid_again(
     assert await objects(stored, "open/") == []
 
 
-async def test_the_api_key_reaches_the_api_and_no_other_host(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_api_key_is_sent_only_to_the_api(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="The harbor", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     await stored.generate(request, key=key)
     assert sandbox.record.images()
@@ -307,7 +299,7 @@ async def test_the_api_key_reaches_the_api_and_no_other_host(
     assert not [item for item in sandbox.record.all() if item.carried_api_key and item.call not in ("submit", "status")]
 
 
-async def test_transient_answers_to_status_calls_are_waited_out(
+async def test_transient_errors_of_status_calls_are_retried(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for kind in ["task_unknown", "http_500", "reset_before", "junk", "http_429", "unknown_state", "other_task"]:
@@ -316,7 +308,7 @@ async def test_transient_answers_to_status_calls_are_waited_out(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_deadline_leaves_the_generation_open_and_a_rerun_goes_on(
+async def test_missed_deadline_leaves_the_generation_open_and_a_rerun_continues(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -331,10 +323,10 @@ async def test_a_deadline_leaves_the_generation_open_and_a_rerun_goes_on(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_request_as_automations_send_it_is_understood(
+async def test_request_in_the_format_of_automations_is_accepted(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    """With null and empty texts for what has no value, numbers as texts, and a list as one text."""
+    """They send null or an empty string for a missing value, numbers as strings, and a list as one string."""
     image = f"{sandbox.base_url}/samples/harbor.jpg"
     request: Any = {
         "prompt": "A fox", "duration": "8", "aspect_ratio": "9:16", "image_urls": f"{image},{image}?v=2", "mode": None,
@@ -348,11 +340,13 @@ async def test_a_request_as_automations_send_it_is_understood(
     assert json.loads(sent.body)["input"]["image_urls"] == [image, f"{image}?v=2"]
 
 
-async def test_a_key_that_was_copied_badly_is_an_error_that_names_the_blocks(
+async def test_api_key_with_a_line_ending_raises_error_with_the_block_names(
     api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, key: str, prefect_server: object
 ) -> None:
-    stored = await store_blocks(api.model_copy(update={"api_key": Secret(value=SecretStr(PASTED))}), archive)
+    stored = await store_blocks(
+        api.model_copy(update={"api_key": Secret(value=SecretStr(KEY_WITH_LINE_ENDING))}), archive
+    )
     with pytest.raises(PipelineError, match=f"blocks '{stored.name}' and '{stored.name}' cannot be used: ") as raised:
         await stored.generate(KITE, key=key)
-    assert PASTED.strip() not in str(raised.value)
+    assert KEY_WITH_LINE_ENDING.strip() not in str(raised.value)
     assert sandbox.record.submits() == []

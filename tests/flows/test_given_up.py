@@ -1,4 +1,4 @@
-"""A task that never ends, or whose result cannot be had, is given up once, and can be taken up again."""
+"""A task that never ends, or whose result is unavailable, is given up once, and can be resumed."""
 
 from datetime import timedelta
 from typing import Final
@@ -19,13 +19,13 @@ from tests.support.events import Sent
 DAY: Final = timedelta(days=1)
 
 
-async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_person(
+async def test_task_in_an_undocumented_state_for_a_day_is_given_up(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
     await submit(key, resources)
     now = resources.clock.now
-    for hours in (30, 53):  # the day begins when it is first seen, not when the task was submitted
+    for hours in (30, 53):  # the day starts when the state is first seen, not when the task was submitted
         set_clock(resources, now() + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == "pending"
@@ -44,13 +44,13 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_documented_state_in_between_begins_the_day_anew(
+async def test_documented_state_in_between_restarts_the_day(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
     now = resources.clock.now
 
-    async def stands_after(hours: float) -> str | None:
+    async def state_after(hours: float) -> str | None:
         resources.clock.now = lambda: now() + timedelta(hours=hours)
         (found,) = await collect(None, resources)
         assert found.what == "pending"
@@ -59,15 +59,15 @@ async def test_a_documented_state_in_between_begins_the_day_anew(
         return entry.generation.attempt.stands_as
 
     sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # it says that the task is under way
+    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # its name shows that the task is in progress
     sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    assert await stands_after(1) == "expired"
-    assert await stands_after(2) is None
-    assert await stands_after(26) == "expired"
+    assert await state_after(1) == "expired"
+    assert await state_after(2) is None
+    assert await state_after(26) == "expired"
 
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
-async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
+async def test_task_whose_status_is_never_answered_is_not_polled_forever(
     key: str, resources: PayingResources, sandbox: SandboxServer, kind: str
 ) -> None:
     await submit(key, resources)
@@ -87,7 +87,7 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
 
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
-async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
+async def test_unavailable_result_is_not_fetched_forever(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, kind: str
 ) -> None:
     await submit(key, resources)
@@ -110,10 +110,10 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
 
 
 @pytest.mark.parametrize("call", ["status", "result"])
-async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_nothing(
+async def test_given_up_task_is_resumed_by_its_task_id_without_paying(
     key: str, resources: PayingResources, sandbox: SandboxServer, call: str
 ) -> None:
-    """After weeks behind a broken proxy the provider may still have the result."""
+    """If a broken proxy blocked it for weeks, the provider may still have the result."""
     task_id = (await submit(key, resources)).task_id or ""
     await finished(sandbox)
     sandbox.faults.add(Fault.model_validate({"call": call, "kind": "http_500", "times": -1}))
@@ -124,14 +124,14 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
         (found,) = await collect(None, resources)
     assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
     sandbox.faults.clear()
-    taken_up = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
-    assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
+    resumed = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
+    assert (resumed.state, resumed.attempt.problem) == (State.SUBMITTED, None)
     assert await resources.ledger.open_keys() == [key]
     assert [item.what for item in await collect(None, resources)] == ["archived"]
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
+async def test_resumed_task_gets_its_full_time_again(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
@@ -144,10 +144,10 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
     set_clock(resources, now() + 2 * kept + timedelta(hours=2))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
     ends = [event.id for event in sent.all() if event.event == "sora.generation.failed"]
-    assert len(ends) == len(set(ends)) == 2, "Prefect takes an event whose id it knows for a repetition"
+    assert len(ends) == len(set(ends)) == 2, "Prefect drops an event with a known id as a duplicate"
 
 
-async def test_a_result_that_comes_in_that_last_day_is_archived(
+async def test_result_that_becomes_available_on_the_last_day_is_archived(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -162,12 +162,14 @@ async def test_a_result_that_comes_in_that_last_day_is_archived(
     assert [item.what for item in await collect(None, resources)] == ["archived"]
 
 
-async def test_one_bad_answer_ends_no_old_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_one_bad_answer_does_not_end_an_old_task(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
     now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
+    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # no collector has run since
     (found,) = await collect(None, resources)
     assert found.what == "error"
     (found,) = await collect(None, resources)
@@ -189,7 +191,7 @@ async def test_one_bad_answer_ends_no_old_task(key: str, resources: PayingResour
         (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, DAY, True),
     ],
 )
-def test_when_a_task_without_an_end_is_given_up(
+def test_unfinished_task_is_given_up_by_its_state_and_age(
     status: Pending | Processing | UnknownState, age: timedelta, stood: timedelta, ends: bool
 ) -> None:
     found = given_up(status, age=age, stood=stood, kept=15 * DAY)

@@ -1,4 +1,4 @@
-"""Judgments on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
+"""Moderation verdicts on a finished video: it is submitted again as often as allowed, each time as a new attempt."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -40,7 +40,7 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
         ("input_output_sensitive_content_detected", True),
         ("OutputVideoSensitiveContentDetected", True),
         ("InputImageSensitiveContentDetected", False),
-        ("SensitiveContentDetected", True),  # a detector's, of what it does not say
+        ("SensitiveContentDetected", True),  # does not say whether the input or the output was judged
         ("sensitive_content", True),
         ("CONTENT_VIOLATION", False),
         ("NSFW_DETECTED", True),
@@ -52,11 +52,13 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
         ("", False),
     ],
 )
-def test_which_verdicts_may_be_mistaken(code: str, mistakable: bool) -> None:
+def test_verdicts_that_may_be_mistaken_are_recognized(code: str, mistakable: bool) -> None:
     assert may_be_mistaken(code) is mistakable
 
 
-def judged(over: Generation | None = None, code: str = OUTPUT, granted_by: str | None = None) -> Generation:
+def failed_by_moderation(
+    over: Generation | None = None, code: str = OUTPUT, granted_by: str | None = None
+) -> Generation:
     found = transitions.claim(
         over, key="k", request=VideoRequest(prompt="Dunes"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW,
         granted_by=granted_by,
@@ -67,20 +69,20 @@ def judged(over: Generation | None = None, code: str = OUTPUT, granted_by: str |
     return transitions.failed(found, status, now=NOW)
 
 
-def test_the_record_counts_how_often() -> None:
-    once = judged()
+def test_moderation_retries_are_counted_in_the_record() -> None:
+    once = failed_by_moderation()
     assert [moderation.may_submit_again(once, retries) for retries in (0, 1, 3)] == [False, True, True]
-    again = judged(once, granted_by=moderation.GRANTED_BY)
+    again = failed_by_moderation(once, granted_by=moderation.GRANTED_BY)
     assert [moderation.may_submit_again(again, retries) for retries in (1, 2)] == [False, True]
     assert (
         moderation.reason(again, 2)
         == f"APIXO's verdict on attempt 2 ({OUTPUT}) may be mistaken: moderation retry 2 of 2"
     )
-    assert not moderation.may_submit_again(judged(again, code="CONTENT_VIOLATION"), 3)
+    assert not moderation.may_submit_again(failed_by_moderation(again, code="CONTENT_VIOLATION"), 3)
 
 
-def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
-    once = judged()
+def test_nothing_is_paid_again_while_an_attempt_is_unconfirmed() -> None:
+    once = failed_by_moderation()
     lost = once.attempt.model_copy(update={"number": 1, "state": State.UNCONFIRMED, "task_id": None})
     unclear = once.model_copy(update={"attempts": (lost, once.attempt.model_copy(update={"number": 2}))})
     assert not moderation.may_submit_again(unclear, 3)
@@ -93,45 +95,45 @@ def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
     assert not moderation.may_submit_again(open_, 3)
 
 
-NAMED_BY_A_PERSON = {
-    "no answer came": lambda: resolve(lose(claimed())),
-    "another task was named": lambda: resolve(submit(claimed(), "other")),
-    "the task that it has": lambda: resolve(submit(claimed())),
-    "the task that was given up": lambda: resolve(fail(submit(claimed()), code=NO_END)),
+RESOLVED_BY_USER = {
+    "no answer": lambda: resolve(lose(claimed())),
+    "another task": lambda: resolve(submit(claimed(), "other")),
+    "its own task": lambda: resolve(submit(claimed())),
+    "a task that was given up": lambda: resolve(fail(submit(claimed()), code=NO_END)),
 }
 
 
-@pytest.mark.parametrize("how", NAMED_BY_A_PERSON)
-def test_a_task_that_a_person_went_on_with_is_never_paid_again_by_the_setting(how: str) -> None:
-    refused = fail(NAMED_BY_A_PERSON[how](), code=OUTPUT)
-    assert refused.state is State.FAILED
-    assert not moderation.may_submit_again(refused, 3)
+@pytest.mark.parametrize("how", RESOLVED_BY_USER)
+def test_task_named_by_a_user_is_never_paid_again_by_moderation_retries(how: str) -> None:
+    rejected = fail(RESOLVED_BY_USER[how](), code=OUTPUT)
+    assert rejected.state is State.FAILED
+    assert not moderation.may_submit_again(rejected, 3)
 
 
 @pytest.fixture
 def verdicts(monkeypatch: pytest.MonkeyPatch, sandbox: SandboxServer) -> list[str]:
-    """The sandbox judges its next finished videos with these codes."""
+    """The sandbox fails its next finished videos with these codes, in order."""
     codes: list[str] = []
     end = sandbox_tasks.Task.end
 
-    def judge(task: Any, fail_code: str | None = None, fail_message: str | None = None) -> None:
-        ours = task.base_url.startswith(sandbox.base_url)  # another test's task may end in this moment
-        if fail_code is None and codes and ours:
+    def end_with_verdict(task: Any, fail_code: str | None = None, fail_message: str | None = None) -> None:
+        is_our_sandbox = task.base_url.startswith(sandbox.base_url)  # a task of another test may end at the same time
+        if fail_code is None and codes and is_our_sandbox:
             fail_code, fail_message = codes.pop(0), "judged"
         end(task, fail_code, fail_message)
 
-    monkeypatch.setattr(sandbox_tasks.Task, "end", judge)
+    monkeypatch.setattr(sandbox_tasks.Task, "end", end_with_verdict)
     return codes
 
 
 @pytest.fixture
 async def lenient(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Blocks that allow two more submissions."""
+    """Blocks that allow two moderation retries."""
     api = make_api(sandbox, moderation_retries=2, price_per_second=Decimal("0.5"), submit_timeout_seconds=20)
     return await store_blocks(api, archive)
 
 
-async def test_a_video_whose_output_was_judged_is_submitted_again(
+async def test_video_rejected_by_output_moderation_is_submitted_again(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = ["NSFW_DETECTED", OUTPUT]
@@ -141,29 +143,29 @@ async def test_a_video_whose_output_was_judged_is_submitted_again(
     assert made.attempt.note == f"APIXO's verdict on attempt 2 ({OUTPUT}) may be mistaken: moderation retry 2 of 2"
 
 
-async def test_after_the_last_one_it_has_failed_for_good(
+async def test_generation_fails_for_good_after_the_last_moderation_retry(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT] * 9
-    for _ in range(2):  # a rerun has none of its own
+    for _ in range(2):  # a rerun gets no retries of its own
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await lenient.generate(KITE, key=key)
         assert len(sandbox.record.submits()) == 3
 
 
-async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_have_been_enough(
+async def test_manual_rerun_is_used_up_even_if_moderation_retries_allow_the_attempt(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a worker that starts that run again would pay once more."""
+    """Otherwise, a worker that starts the run again would pay once more."""
 
-    async def by_person(failed: Generation) -> str | None:
+    async def granted_by_click(failed: Generation) -> str | None:
         return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
 
     verdicts[:] = [OUTPUT]
-    unforgiving = await store_blocks(lenient.api.model_copy(update={"moderation_retries": 0}), lenient.archive)
+    strict = await store_blocks(lenient.api.model_copy(update={"moderation_retries": 0}), lenient.archive)
     with pytest.raises(VideoFailedError):
-        await unforgiving.generate(KITE, key=key)
-    monkeypatch.setattr(flows.generate_video, "rerun_by_person", by_person)
+        await strict.generate(KITE, key=key)
+    monkeypatch.setattr(flows.generate_video, "rerun_by_person", granted_by_click)
     verdicts[:] = ["GENERATION_FAILED"] * 3
     for _ in range(3):
         with pytest.raises(VideoFailedError):
@@ -174,25 +176,25 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_ledger_that_is_away_after_the_verdict_pays_nothing_and_hides_it_from_nobody(
+async def test_store_outage_after_the_verdict_pays_nothing_and_keeps_the_verdict_in_the_error(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts[:] = [OUTPUT]
 
-    async def away(ledger: Ledger, key: str) -> Entry | None:
-        raise StoreError("The store is away.")
+    async def unavailable(ledger: Ledger, key: str) -> Entry | None:
+        raise StoreError("The store is unavailable.")
 
-    async def and_away(*arguments: Any, **options: Any) -> None:
+    async def publish_then_fail_reads(*arguments: Any, **options: Any) -> None:
         await publish_end(*arguments, **options)
-        monkeypatch.setattr(Ledger, "read", away)
+        monkeypatch.setattr(Ledger, "read", unavailable)
 
-    monkeypatch.setattr("flows.task_end.publish_end", and_away)
+    monkeypatch.setattr("flows.task_end.publish_end", publish_then_fail_reads)
     with pytest.raises(VideoFailedError, match=OUTPUT):
         await lenient.generate(KITE, key=key)
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_another_verdict_is_final(
+async def test_verdict_on_the_input_is_final(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = ["InputImageSensitiveContentDetected"]
@@ -201,7 +203,7 @@ async def test_another_verdict_is_final(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_by_default_no_verdict_is_paid_again(
+async def test_no_verdict_is_paid_again_by_default(
     stored: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -211,7 +213,7 @@ async def test_by_default_no_verdict_is_paid_again(
 
 
 @pytest.mark.parametrize("by", ["form", "command"])
-async def test_what_a_person_was_told_pays_nothing_pays_nothing(
+async def test_resolving_with_a_task_id_never_pays_for_a_moderation_retry(
     by: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -225,13 +227,13 @@ async def test_what_a_person_was_told_pays_nothing_pays_nothing(
     else:
         async with Resources(lenient.api, lenient.archive) as resources:
             await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
-    for _ in range(2):  # nor when the same video is run again, by a calendar or a person
+    for _ in range(2):  # and not if the same video is run again, by a calendar or a user
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await lenient.generate(KITE, key=key)
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_retry_without_an_answer_is_not_tried_again(
+async def test_unconfirmed_moderation_retry_is_not_repeated(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT]
@@ -243,7 +245,7 @@ async def test_a_retry_without_an_answer_is_not_tried_again(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_each_retry_counts_against_max_spend(
+async def test_each_moderation_retry_counts_against_max_spend(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
     verdicts[:] = [OUTPUT, OUTPUT]
@@ -251,4 +253,4 @@ async def test_each_retry_counts_against_max_spend(
         await generate_batch(
             requests=[BatchItem(prompt="A kite")], key=key, max_spend=5, api=lenient.name, archive=lenient.name
         )
-    assert len(sandbox.record.submits()) == 2  # 2 each
+    assert len(sandbox.record.submits()) == 2  # each costs 2

@@ -1,4 +1,4 @@
-"""What is paid for is a task: no retry, person, race or late upload pays twice, or mixes up two tasks' videos."""
+"""What is paid for is a task: no retry, user, race or late upload pays twice, or mixes up the videos of two tasks."""
 
 import asyncio
 import hashlib
@@ -51,14 +51,14 @@ async def archived_hash(found: Generation, resources: PayingResources) -> str:
 
 
 async def two_tasks(key: str, resources: PayingResources) -> tuple[PaidTask, PaidTask]:
-    """A key whose task a person replaces by another one, while a run still works on the first."""
+    """Makes a key whose task a user replaces with another one, while a run still works on the first."""
     first = (await Submission(key, KITE, resources).run()).generation.task
     other = await made_outside(resources.api, SUBMARINE)
     second = (await resolve_as_task(await load_generation(key, resources.ledger), other, resources)).task
     return first, second
 
 
-async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_other_one_lies_beside(
+async def test_video_of_the_current_task_is_recorded_and_the_superseded_one_alongside(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     first, second = await two_tasks(key, resources)
@@ -71,11 +71,11 @@ async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_othe
     assert (made.state, made.task_id) == (State.ARCHIVED, second.task_id)
     assert made.video is not None
     assert made.video.sha256 == videos[0].sha256 == await archived_hash(made, resources)
-    (beside,) = made.attempt.superseded
+    (superseded_task,) = made.attempt.superseded
     assert superseded is not None
-    assert beside.task_id == first.task_id
-    assert beside.objects[0].sha256 == superseded[0].sha256
-    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in made.objects)
+    assert superseded_task.task_id == first.task_id
+    assert superseded_task.objects[0].sha256 == superseded[0].sha256
+    assert {item.name for item in superseded_task.objects}.isdisjoint(item.name for item in made.objects)
 
 
 async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
@@ -85,13 +85,13 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     known, superseded = await fetched(first, resources, tmp_path / "a")
     create, reached, gate = ObjectStore.create_file, asyncio.Event(), asyncio.Event()
 
-    async def slow(store: ObjectStore, name: str, path: Path, **how: Any) -> bool:
+    async def create_late(store: ObjectStore, name: str, path: Path, **options: Any) -> bool:
         if str(path).startswith(str(tmp_path / "a")):
             reached.set()
             await gate.wait()
-        return await create(store, name, path, **how)
+        return await create(store, name, path, **options)
 
-    monkeypatch.setattr(ObjectStore, "create_file", slow)
+    monkeypatch.setattr(ObjectStore, "create_file", create_late)
     late = asyncio.create_task(steps.archive.fn(first, known, superseded, resources))
     await reached.wait()
     made = await steps.archive.fn(second, *await fetched(second, resources, tmp_path / "b"), resources)
@@ -104,10 +104,10 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     assert await archived_hash(again, resources) == made.video.sha256
 
 
-async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_first(
+async def test_first_archived_bytes_win_if_two_runs_fetch_different_bytes_of_one_task(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
-    """A host may encode a result anew, and two versions of Pillow draw two posters."""
+    """A host may encode a result again, and different versions of Pillow draw different posters."""
     paid = (await Submission(key, KITE, resources).run()).generation.task
     entry, ours = await fetched(paid, resources, tmp_path / "a")
     other = await made_outside(resources.api, SUBMARINE)
@@ -130,7 +130,7 @@ async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_f
     assert any("stored this result first" in warning for warning in made.warnings)
 
 
-async def test_racing_archives_of_one_task_leave_a_record_that_fits_the_objects(
+async def test_racing_archivers_of_one_task_leave_a_record_that_matches_the_objects(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     paid = (await Submission(key, KITE, resources).run()).generation.task
@@ -158,10 +158,10 @@ async def test_one_task_is_never_in_two_records(resources: PayingResources, sand
     assert [task_id in record.task_ids for record in records].count(True) == 1
 
 
-async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_its_owner_the_video(
+async def test_task_named_for_another_key_by_mistake_can_be_returned_to_its_owner(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """The reply to a paid call names a task that a person has just given to another generation."""
+    """The reply to a paid call names a task that a user has just bound to another generation."""
     other = f"{key}-other"
     sandbox.faults.add(Fault(call="submit", kind="reset_before"))
     with pytest.raises(UnconfirmedError):
@@ -180,13 +180,13 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
     assert (await Submission(key, KITE, resources).run()).generation.task_id == task_id
 
 
-async def test_a_task_whose_process_died_before_it_was_in_the_record_is_found_without_a_person(
+async def test_task_of_a_process_that_died_before_recording_it_is_found_automatically(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=30))
     resources.api.submit_timeout_seconds = 0.3
-    monkeypatch.setattr("flows.paid_call.call.transitions.submitted", _killed)
-    monkeypatch.setattr("flows.paid_call.call.transitions.unconfirmed", _killed)
+    monkeypatch.setattr("flows.paid_call.call.transitions.submitted", _raise_killed)
+    monkeypatch.setattr("flows.paid_call.call.transitions.unconfirmed", _raise_killed)
     with pytest.raises(BaseException, match="killed"):
         await Submission(key, KITE, resources).run()
     monkeypatch.undo()
@@ -197,35 +197,35 @@ async def test_a_task_whose_process_died_before_it_was_in_the_record_is_found_wi
     assert len(sandbox.record.submits()) == 2
 
 
-def _killed(*_: object, **__: object) -> Generation:
+def _raise_killed(*_: object, **__: object) -> Generation:
     raise RuntimeError("killed")
 
 
-async def test_a_refused_key_leaves_nothing_of_the_collector_running(
+async def test_rejected_api_key_leaves_no_collector_tasks_running(
     resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
-    requested, ask = 0, resources.client.status_once
+    requested, poll = 0, resources.client.status_once
 
-    async def refuse_the_first(task_id: str, *, model: str) -> Status:
+    async def reject_the_first(task_id: str, *, model: str) -> Status:
         nonlocal requested
         requested += 1
         if requested == 1:
             raise AuthenticationError("no")
         await asyncio.sleep(1)
-        return await ask(task_id, model=model)
+        return await poll(task_id, model=model)
 
-    monkeypatch.setattr(resources.client, "status_once", refuse_the_first)
+    monkeypatch.setattr(resources.client, "status_once", reject_the_first)
     before = asyncio.all_tasks()
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
-    await resources.events.aclose()  # its connection is the run's
+    await resources.events.aclose()  # its connection belongs to the run
     assert asyncio.all_tasks() - before == set()
 
 
-async def unconfirmed_and_noted(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
-    """The receiver bound the task that a callback named, and died before the record named it."""
+async def unconfirmed_with_bound_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
+    """Makes an unconfirmed generation whose receiver bound the callback's task, and died before recording it."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await Submission(key, KITE, resources).run()
@@ -234,10 +234,10 @@ async def unconfirmed_and_noted(key: str, resources: PayingResources, sandbox: S
     return task_id
 
 
-async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
+async def test_resubmission_is_rejected_if_the_store_knows_the_accepted_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    task_id = await unconfirmed_and_noted(key, resources, sandbox)
+    task_id = await unconfirmed_with_bound_task(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
         await allow_resubmission(await load_generation(key, resources.ledger), resources)
     assert (await read(key, resources)).generation.task_id == task_id
@@ -247,20 +247,20 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
 async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    task_id = await unconfirmed_and_noted(key, resources, sandbox)
+    task_id = await unconfirmed_with_bound_task(key, resources, sandbox)
     found = (await Submission(key, KITE, resources).run()).generation
     assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, task_id, "callback")
     sandbox.record.clear()
-    other = await unconfirmed_and_noted(f"{key}-other", resources, sandbox)
+    other = await unconfirmed_with_bound_task(f"{key}-other", resources, sandbox)
     (collected,) = await collect([f"{key}-other"], resources)
     assert collected.task_id == other
     assert collected.what in ("pending", "archived")
 
 
-async def test_the_collector_archives_a_superseded_task_beside(
+async def test_collector_archives_a_superseded_task_alongside(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for it any more, and it was paid for all the same."""
+    """No run waits for it any more, but it was paid for."""
     first, second = await two_tasks(key, resources)
     for task in (first, second):
         await finished(task.task_id, resources)
@@ -276,9 +276,9 @@ async def test_the_collector_archives_a_superseded_task_beside(
     (collected,) = await collect([key], resources)
     assert (collected.what, collected.task_id) == ("archived", second.task_id)
     found = (await read(key, resources)).generation
-    (beside,) = found.attempt.superseded
-    assert beside.task_id == first.task_id
-    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
+    (superseded_task,) = found.attempt.superseded
+    assert superseded_task.task_id == first.task_id
+    assert {item.kind for item in superseded_task.objects} == {"video", "poster", "sidecar"}
     sidecar = await resources.store.get(f"{first.folder}generation.json")
     assert sidecar is not None
     assert second.task_id.encode() not in sidecar.data

@@ -1,4 +1,4 @@
-"""A preview, an answer, a final video: against a real Prefect API, a real MinIO and the sandbox."""
+"""A preview, an answer, and a final video, with a real Prefect API, a real MinIO and the sandbox."""
 
 import asyncio
 import json
@@ -46,33 +46,31 @@ def api(sandbox: SandboxServer) -> ApixoApi:
     return make_api(sandbox, prices={"wan-2-5-video": {"per_second": "0.5"}})
 
 
-def test_a_preview_is_as_short_as_its_model_can() -> None:
+def test_preview_has_the_shortest_duration_of_its_model() -> None:
     assert preview_of(VideoRequest(prompt="Dunes", duration=12)) == VideoRequest(prompt="Dunes", duration=4)
 
 
 @pytest.mark.parametrize(
     ("fields", "seconds"),
     [
-        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),  # its other mode has 6 s
+        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),  # 6 s is only in its other mode
         ({"model": "veo-3-1"}, None),
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),  # sora-2 has no 3 s
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["veo-3-1", "unknown"]}, 3),
         ({"model": "unknown", "duration": 9}, 4),
     ],
 )
-def test_a_preview_is_as_short_as_its_mode_and_its_fallback_models_allow(
-    fields: dict[str, Any], seconds: int | None
-) -> None:
+def test_preview_duration_fits_its_mode_and_fallback_models(fields: dict[str, Any], seconds: int | None) -> None:
     assert shortest_seconds(VideoRequest(prompt="Dunes", **fields)) == seconds
 
 
-def test_another_preview_may_have_a_model_without_the_length_of_the_first() -> None:
+def test_another_preview_may_use_a_model_without_the_first_ones_duration() -> None:
     another = meaning(Answer(decision=ANOTHER, model="wan-2-5-video"), preview_of(KITE), 10).request
     assert another is not None
     assert (another.model, another.duration) == ("wan-2-5-video", 5)
 
 
-def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
+def test_empty_answer_fields_keep_the_request_and_given_ones_change_it() -> None:
     assert meaning(Answer(decision=FINAL_8), KITE, 4) == (KITE.model_copy(update={"duration": 8}), True)
     changed = meaning(Answer(decision=FINAL_12, prompt=" Dunes at dusk "), KITE, 4).request
     assert changed is not None
@@ -91,29 +89,29 @@ def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
         (Answer(decision=FINAL_8, prompt="x" * 10_001), "prompt"),
     ],
 )
-def test_an_answer_that_cannot_be_carried_out_says_why(answer: Answer, why: str) -> None:
+def test_invalid_answer_raises_error_with_the_reason(answer: Answer, why: str) -> None:
     with pytest.raises(AnswerError, match=why):
         meaning(answer, KITE, 4)
 
 
-async def runs_called(name: str) -> list[FlowRun]:
+async def runs_named(name: str) -> list[FlowRun]:
     async with get_client() as client:
         return await client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
 
 
 async def paused(name: str, question: str) -> FlowRun:
-    """The run with this name, once it waits for the answer to the question whose key ends so, and shows its form."""
+    """The run with this name, once it waits for an answer under a key with this ending, and shows the form."""
 
-    async def asking() -> FlowRun | None:
-        for run in await runs_called(name):
+    async def waiting_run() -> FlowRun | None:
+        for run in await runs_named(name):
             if run.state and run.state.is_paused() and str(run.state.state_details.pause_key).endswith(question):
-                form = keyset_from_paused_state(run.state)["schema"]  # it is saved after the state
+                form = keyset_from_paused_state(run.state)["schema"]  # the form is saved after the state
                 async with get_client() as client:
                     if await client.filter_flow_run_input(run.id, form, limit=1, exclude_keys=set()):
                         return run
         return None
 
-    return await until(asking, what=f"{name} to ask {question}", pause=0.1)
+    return await until(waiting_run, what=f"{name} to ask {question}", pause=0.1)
 
 
 @asynccontextmanager
@@ -145,7 +143,7 @@ def lengths(sandbox: SandboxServer) -> list[int]:
     return [json.loads(request.body)["input"]["duration"] for request in sandbox.record.submits()]
 
 
-async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_again(
+async def test_final_video_follows_the_decision_and_a_rerun_pays_for_neither_again(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -159,12 +157,12 @@ async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_aga
     made = await state.aresult()
     assert (made.key, made.request.duration) == (f"{key}-final", 8)
     assert lengths(sandbox) == [4, 8]
-    async with running(stored, key) as again:  # nothing is asked: the final video is known
+    async with running(stored, key) as again:  # no form: the final video is already archived
         assert (await (await again).aresult()).key == made.key
     assert lengths(sandbox) == [4, 8]
 
 
-async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_requested(
+async def test_model_without_8_or_12_s_makes_the_final_video_as_long_as_requested(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     requested = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
@@ -188,7 +186,7 @@ async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_reque
         ({"model": "wan-2-5-video", "fallback_models": ["sora-2"]}, "fallback_models"),
     ],
 )
-async def test_a_preview_that_no_final_video_can_follow_is_not_paid_for(
+async def test_preview_without_a_possible_final_video_is_not_paid_for(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, fields: dict[str, Any], why: str
 ) -> None:
     async with running(stored, key, VideoRequest(prompt="Dunes", **fields), answer_within_hours=1 / 3600) as task:
@@ -202,7 +200,7 @@ async def test_a_preview_that_no_final_video_can_follow_is_not_paid_for(
     )
 
 
-async def test_a_run_that_cannot_open_its_archive_says_so_in_an_artifact(
+async def test_run_that_cannot_open_its_archive_reports_it_in_an_artifact(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     elsewhere = stored.archive.model_copy(update={"bucket": "no-such-bucket"})
@@ -214,7 +212,7 @@ async def test_a_run_that_cannot_open_its_archive_says_so_in_an_artifact(
     assert sandbox.record.submits() == []
 
 
-async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_changed(
+async def test_invalid_answer_shows_the_form_again_and_a_preview_can_be_changed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -231,14 +229,14 @@ async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_c
     assert await stored.recorded(f"{key}-final") is None
 
 
-async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+async def test_run_without_an_answer_in_time_fails_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
         state = await task
-    (run,) = await runs_called(f"preview {key}")
-    # By Prefect's server, whose message nobody can change, so the question says what to do; or by the run, if it is
-    # faster.
+    (run,) = await runs_named(f"preview {key}")
+    # Either Prefect's server ends it, with a message that cannot be changed, so the question says what to do; or the
+    # run itself does, if it is faster.
     assert state.is_failed()
     assert any(said in (state.message or "") for said in ("never resumed", "Nobody answered within"))
     assert "**Retry** that run" in (await artifacts(run.id))[f"question-{key}-preview"]

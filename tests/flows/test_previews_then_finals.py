@@ -1,4 +1,4 @@
-"""The previews of a batch, one answer, its final videos: against a real Prefect API, a real MinIO and the sandbox."""
+"""The previews of a batch, one answer, and its final videos, with a real Prefect API, a real MinIO and the sandbox."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ from flows.previews_then_finals import (
     previews_then_finals,
 )
 from tests.flows.conftest import StoredBlocks
-from tests.flows.test_preview_then_final import answer, artifacts, lengths, paused, runs_called
+from tests.flows.test_preview_then_final import answer, artifacts, lengths, paused, runs_named
 from tests.support import make_api
 
 ROWS = [{"id": name, "prompt": "Dunes at dawn", "duration": 8} for name in ("a", "b", "c")]
@@ -49,7 +49,7 @@ def row(**fields: Any) -> Row:
     return Row(line=1, item=BatchItem(**({"prompt": "Dunes", "id": "a"} | fields)))
 
 
-def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
+def test_row_without_an_id_has_the_same_name_as_its_preview() -> None:
     nameless = row(id=None, duration=12)
     short = preview_row(nameless)
     assert isinstance(short, Row)
@@ -63,19 +63,19 @@ def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
         ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),
     ],
 )
-def test_a_preview_has_a_length_of_its_mode_and_its_fallback_models(fields: dict[str, Any], seconds: int) -> None:
+def test_preview_duration_fits_its_mode_and_fallback_models(fields: dict[str, Any], seconds: int) -> None:
     short = preview_row(row(**fields))
     assert isinstance(short, Row)
     assert short.item.duration == seconds
 
 
-def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
+def test_answer_applies_to_all_waiting_rows_or_only_to_the_given_ones() -> None:
     waiting = {"a": row(), "b": row(id="b", duration=12)}
     given = {name: meaning(BatchAnswer(decision=ALL_8, only=name), waiting, ["c"], "k") for name in ("", "b", "c")}
     assert [[made.item.request() for made in rows or []] for rows in given.values()] == [
         [VideoRequest(prompt="Dunes", duration=8)] * 2,
         [VideoRequest(prompt="Dunes", duration=8)],
-        [],  # its final video was submitted before
+        [],  # its final video has already been submitted
     ]
     as_planned = meaning(BatchAnswer(decision=AS_IN_CALENDAR, only="k-preview-b"), waiting, [], "k")
     assert [made.item.duration for made in as_planned or []] == [12]
@@ -89,17 +89,17 @@ def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
         (BatchAnswer(decision=AS_IN_CALENDAR), "as short as its preview"),
     ],
 )
-def test_an_answer_that_cannot_be_carried_out_says_why(given: BatchAnswer, why: str) -> None:
+def test_invalid_answer_raises_error_with_the_reason(given: BatchAnswer, why: str) -> None:
     with pytest.raises(AnswerError, match=why):
         meaning(given, {"a": row()}, [], "k")
 
 
-def test_a_final_video_that_was_paid_for_stays_as_it_was_when_the_catalog_has_changed() -> None:
-    paid = VideoRequest.model_validate({"prompt": "Dunes", "duration": 7}, context=STORED)  # sora-2 has no 7 s now
+def test_paid_final_video_keeps_its_request_after_a_catalog_change() -> None:
+    paid = VideoRequest.model_validate({"prompt": "Dunes", "duration": 7}, context=STORED)  # sora-2 no longer has 7 s
     assert final_of(row(), paid).item.request() == paid
 
 
-def priced(**fields: Any) -> ApixoApi:
+def api_with_prices(**fields: Any) -> ApixoApi:
     return ApixoApi(api_key=Secret(value=SecretStr("no key")), currency="USD", **fields)
 
 
@@ -119,21 +119,21 @@ KLING = {"model": "kling-3-0-turbo", "aspect_ratio": "landscape"}
         (row(model="veo-3-1", mode="fast"), "No final video: veo-3-1 has no length above its preview's."),
     ],
 )
-def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: str) -> None:
+def test_preview_shows_the_cost_of_its_final_video(row: Row, expected: str) -> None:
     prices = {"kling-3-0-turbo": {"per_second": "0.5"}}
-    assert cost_of_one(row, priced(price_per_second="0.5", prices=prices)) == expected
+    assert cost_of_one(row, api_with_prices(price_per_second="0.5", prices=prices)) == expected
 
 
 @pytest.mark.parametrize(
     ("api", "rows", "expected"),
     [
         (
-            priced(price_per_second="0.5"),
+            api_with_prices(price_per_second="0.5"),
             [row(), row(id="b", duration=12)],
             "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, at the API block's prices.",
         ),
         (
-            priced(price_per_second="0.5"),
+            api_with_prices(price_per_second="0.5"),
             [row(duration=8), row(id="b", duration=12)],
             (
                 "All final videos together cost 8.0 USD for 8 s, 12.0 USD for 12 s or 10.0 USD as long as the "
@@ -141,14 +141,14 @@ def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: 
             ),
         ),
         (
-            priced(price_per_second="0.5"),
+            api_with_prices(price_per_second="0.5"),
             [row(), row(id="b", **KLING)],
             "The cost of all final videos is unknown: the API block has no price for kling-3-0-turbo.",
         ),
-        (priced(), [row()], "The cost of all final videos is unknown: the API block has no price for sora-2."),
+        (api_with_prices(), [row()], "The cost of all final videos is unknown: the API block has no price for sora-2."),
     ],
 )
-def test_what_all_final_videos_cost_is_said_where_it_is_known_and_never_guessed(
+def test_total_cost_of_final_videos_is_shown_if_known_and_never_guessed(
     api: ApixoApi, rows: list[Row], expected: str
 ) -> None:
     assert cost_of_all(rows, api) == expected
@@ -166,7 +166,7 @@ async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[
         task.cancel()
 
 
-async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for_none_again(
+async def test_final_videos_are_made_for_chosen_rows_and_a_rerun_pays_for_none_again(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
@@ -185,7 +185,7 @@ async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for
     assert {item.key: item.state for item in made.rows} == {f"{key}-final-{name}": "archived" for name in "ac"}
     assert lengths(sandbox) == [4, 4, 4, 12, 12]
 
-    async with running(stored, key) as task:  # asks about the row that is left, and about no other
+    async with running(stored, key) as task:  # asks only about the remaining row
         run = await paused(f"previews of batch {key}", "-0")
         assert "answer about 1 preview" in (sheet := (await artifacts(run.id))[f"sheet-{key}-preview"])
         assert [name for name in "abc" if f"[{key}-preview-{name}]" in sheet] == ["b"]
@@ -194,7 +194,7 @@ async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for
     assert "Waits" not in (await artifacts(run.id))[f"sheet-{key}-preview"]
     assert lengths(sandbox) == [4, 4, 4, 12, 12, 8]
 
-    async with running(stored, key) as again:  # nothing is left to ask
+    async with running(stored, key) as again:  # no row is left to ask about
         assert len((await (await again).aresult()).rows) == 3
     assert lengths(sandbox) == [4, 4, 4, 12, 12, 8]
 
@@ -218,31 +218,31 @@ async def test_stopping_reports_the_previews_that_failed(
     assert lengths(sandbox) == [4, 4]
 
 
-async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+async def test_run_without_an_answer_in_time_fails_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
         state = await task
-    (run,) = await runs_called(f"previews of batch {key}")
+    (run,) = await runs_named(f"previews of batch {key}")
     assert state.is_failed()
     assert "Retry asks again" in (await artifacts(run.id))[f"sheet-{key}-preview"]
     assert lengths(sandbox) == [4, 4, 4]
 
 
-async def test_a_limit_holds_for_previews_and_finals_together(
+async def test_max_spend_covers_previews_and_final_videos_together(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, max_spend=10) as task:
         run = await paused(f"previews of batch {key}", "-0")
         sheet = (await artifacts(run.id))[f"sheet-{key}-preview"]
         assert "12.0 for 8 s, 18.0 for 12 s or 12.0 as long as the calendar says" in sheet
-        await answer(run, decision=ALL_8)  # the previews have cost 6, and one more of 8 s costs 4
+        await answer(run, decision=ALL_8)  # the previews cost 6, and one final video of 8 s costs 4
         state = await task
     assert state.is_failed()
     assert lengths(sandbox) == [4, 4, 4, 8]
 
 
-async def test_a_deployed_run_waits_without_a_process_and_goes_on_with_the_answer(
+async def test_deployed_run_waits_without_a_process_and_resumes_with_the_answer(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     parameters = {"requests": ROWS, "key": key, "api": stored.name, "archive": stored.name}
@@ -251,17 +251,17 @@ async def test_a_deployed_run_waits_without_a_process_and_goes_on_with_the_answe
         deployment_id = await client.create_deployment(flow_id, name=key, enforce_parameter_schema=False)
         run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
 
-        async def go_on() -> FlowRun:
+        async def resume() -> FlowRun:
             found = await client.read_flow_run(run.id)
-            with suppress(Pause):  # how a process ends whose run waits
+            with suppress(Pause):  # ends the process of a run that waits
                 await run_flow_async(previews_then_finals, flow_run=found, parameters=parameters, return_type="state")
             return await client.read_flow_run(run.id)
 
-        waits = await go_on()
-        assert waits.state
-        assert waits.state.name == "Suspended"
-        await answer(waits, decision=ALL_8, only="b")
-        ended = await go_on()
+        waiting_run = await resume()
+        assert waiting_run.state
+        assert waiting_run.state.name == "Suspended"
+        await answer(waiting_run, decision=ALL_8, only="b")
+        ended = await resume()
     assert ended.state
     assert ended.state.is_completed()
     assert lengths(sandbox) == [4, 4, 4, 8]

@@ -1,4 +1,4 @@
-"""What is refused before anything is paid: requests, keys, images, hosts, blocks that are not there."""
+"""What is rejected before anything is paid: requests, keys, images, hosts, and missing blocks."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from flows.record.pipeline_errors import InvalidKeyError, PipelineError
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, unique
 
-REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
+INVALID_REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x" * 10_001}, "prompt.*10000"),
     ({"prompt": "x", "duration": 5}, "duration.*4, 8 or 12"),
     ({"prompt": "x", "mode": "image-to-video"}, "image-to-video.*image_urls"),
@@ -27,17 +27,17 @@ REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_bad_request_is_refused_before_anything_is_paid(
+async def test_invalid_request_is_rejected_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    for request_fields, message in REFUSED_REQUESTS:
+    for request_fields, message in INVALID_REQUESTS:
         with pytest.raises(ParameterTypeError, match=f"(?s){message}"):
             await stored.generate(request_fields, key=key)  # type: ignore[arg-type] # as the UI's form would send it
         assert sandbox.record.all() == [], message
         assert await stored.recorded(key) is None, message
 
 
-async def test_a_bad_key_is_refused_before_anything_is_paid(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+async def test_invalid_key_is_rejected_before_paying(stored: StoredBlocks, sandbox: SandboxServer) -> None:
     for bad in ("../escape", "Upper", "sp ace", "a" * 129, "ü", "a/b", "-a", "a\n"):
         with pytest.raises((ParameterTypeError, InvalidKeyError)):
             await stored.generate(KITE, key=bad)
@@ -55,9 +55,7 @@ IMAGE_FAULTS = [
 ]
 
 
-async def test_a_bad_image_is_refused_before_anything_is_paid(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_invalid_image_is_rejected_before_paying(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     for kind, message in IMAGE_FAULTS:
         sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind, "times": -1}))
@@ -68,7 +66,7 @@ async def test_a_bad_image_is_refused_before_anything_is_paid(
         sandbox.faults.clear()
 
 
-async def test_a_link_local_image_host_is_refused_even_where_private_hosts_are_allowed(
+async def test_link_local_image_host_is_rejected_even_if_private_hosts_are_allowed(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for host in ("169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]"):
@@ -77,7 +75,7 @@ async def test_a_link_local_image_host_is_refused_even_where_private_hosts_are_a
         assert sandbox.record.submits() == [], host
 
 
-async def test_a_private_image_host_is_refused_by_default(
+async def test_private_image_host_is_rejected_by_default(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     stored.api.allow_private_hosts = False
@@ -88,13 +86,13 @@ async def test_a_private_image_host_is_refused_by_default(
     assert sandbox.record.all() == []
 
 
-async def test_missing_blocks_are_named(prefect_server: object, key: str) -> None:
-    nobody = unique("nobody")
-    with pytest.raises(PipelineError, match=rf"no apixo-api block named '{nobody}'.*sora setup"):
-        await generate_video(KITE, key=key, api=nobody, archive=nobody)
+async def test_missing_blocks_raise_error_with_their_name(prefect_server: object, key: str) -> None:
+    missing = unique("nobody")
+    with pytest.raises(PipelineError, match=rf"no apixo-api block named '{missing}'.*sora setup"):
+        await generate_video(KITE, key=key, api=missing, archive=missing)
 
 
-async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
+async def test_ambiguous_request_raises_error_with_the_reason(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}

@@ -1,4 +1,4 @@
-"""The page that says what a month cost."""
+"""The report of what a month cost."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,7 +17,7 @@ from flows.report_costs import ARTIFACT_KEY, first_day, read_costs, report_costs
 from tests.flows.conftest import store_blocks
 
 
-async def test_a_run_shows_what_was_spent_and_what_the_ceilings_leave(
+async def test_report_shows_what_was_spent_and_what_the_ceilings_leave(
     api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, key: str, prefect_server: object
 ) -> None:
     limited = {"price_per_second": Decimal("0.5"), "currency": "USD", "max_spend_per_day": Decimal(3)}
@@ -44,7 +44,7 @@ async def test_a_run_shows_what_was_spent_and_what_the_ceilings_leave(
     assert "- max_spend_per_day 3: 2.0 spent, 0 unclear, 0 reserved by runs, 1.0 left" in lines
 
 
-async def test_a_ceiling_that_nothing_was_reserved_under_yet_counts_what_was_paid_before_it_was_set(
+async def test_new_ceiling_counts_what_was_paid_before_it_was_set(
     api: ApixoApi, archive: VideoArchive, key: str, prefect_server: object
 ) -> None:
     priced = api.model_copy(update={"price_per_second": Decimal("0.5")})
@@ -59,11 +59,11 @@ async def test_a_ceiling_that_nothing_was_reserved_under_yet_counts_what_was_pai
 
 
 @pytest.mark.parametrize("month", ["2020-13", "2020-1", "0000-01", "2020-01-01", "", "next"])
-def test_what_is_no_month_is_refused(month: str) -> None:
+def test_invalid_month_raises_error(month: str) -> None:
     with pytest.raises(PipelineError, match="is not a month"):
         first_day(month, date(2026, 3, 9))
 
 
-def test_the_month_is_the_given_one_or_this_one() -> None:
+def test_month_defaults_to_the_current_one() -> None:
     assert first_day("2020-02", date(2026, 3, 9)) == date(2020, 2, 1)
     assert first_day(None, date(2026, 3, 9)) == date(2026, 3, 1)

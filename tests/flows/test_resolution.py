@@ -1,4 +1,4 @@
-"""What a person may say about a generation. Which state allows what, and that a wrong word changes nothing."""
+"""Manual decisions about a generation: which state allows which decision, and that an invalid one changes nothing."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,25 +20,25 @@ from tests.support import KITE, made_outside
 
 
 async def resolve(key: str, task_id: str, resources: PayingResources) -> Generation:
-    """As `sora resolve --task-id` does it."""
+    """Does what `sora resolve --task-id` does."""
     return await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
 
 
-async def test_who_resolved_it_is_written_down(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_manual_resolution_is_recorded(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     resolved = await resolve(key, await lost(key, resources, sandbox), resources)
     assert resolved == await recorded(key, resources)
     assert "a person named" in (resolved.attempt.note or "")
     assert resolved.attempt.problem is None
 
 
-async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is_resolved(
+async def test_abandoned_claim_is_waited_out_and_reread_before_it_is_resolved(
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a person saw in the account while the claim still stood may be outdated."""
+    """What a user saw in the account while the claim was still valid may be outdated."""
     task_id = await lost(f"{key}.other", resources, sandbox)
     await abandoned_claim(key, resources)
     with caplog.at_level("INFO"):
-        assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself was asked for"
+        assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself is polled"
     assert f"{key} may still be in progress" in caplog.text
     await abandoned_claim(f"{key}.2", resources)
     with pytest.raises(UnconfirmedError, match="--resubmit"):
@@ -47,7 +47,7 @@ async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
+async def test_rejected_generation_that_was_accepted_after_all_continues(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -59,7 +59,9 @@ async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_saying_it_twice_is_fine(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+async def test_resolving_twice_with_the_same_task_changes_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     task_id = await lost(key, resources, sandbox)
     first = await resolve(key, task_id, resources)
     assert await resolve(key, task_id, resources) == first
@@ -78,7 +80,7 @@ async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
     assert await resources.ledger.is_published(key) is None
 
 
-async def test_a_marker_that_another_removes_meanwhile_is_put_back(
+async def test_open_marker_removed_by_another_process_is_restored(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -89,7 +91,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 
 
 @pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])
-async def test_a_provider_that_cannot_be_asked_changes_nothing(
+async def test_resolution_changes_nothing_if_the_task_cannot_be_polled(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -101,13 +103,13 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(
     assert same(await resources.ledger.read(key), before)
 
 
-async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: PayingResources) -> None:
+async def test_key_that_was_never_submitted_cannot_be_resolved(key: str, resources: PayingResources) -> None:
     with pytest.raises(ResolutionError, match=r"no record.*Nothing was ever submitted"):
         await resolve(key, "task_1", resources)
     assert await resources.ledger.keys() == []
 
 
-async def test_allowing_a_resubmission_twice_pays_once_more_only(
+async def test_allowing_a_resubmission_twice_pays_only_once_more(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
@@ -121,7 +123,7 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
 
 
 async def answered_with_a_replaced_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
-    """A key whose second attempt APIXO answered with a task that a person had replaced; its process died then."""
+    """Makes a key whose second attempt was answered with a task that a user had replaced, before its process died."""
     first = (await submit(key, resources)).task_id or ""
     second = await made_outside(resources.api)
     await resolve(key, second, resources)
@@ -136,18 +138,18 @@ async def answered_with_a_replaced_task(key: str, resources: PayingResources, sa
     return first
 
 
-@pytest.mark.parametrize("who", ["a run", "a person who names it", "a person who names another", "the collector"])
-async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it(
-    who: str, key: str, resources: PayingResources, sandbox: SandboxServer
+@pytest.mark.parametrize("by", ["a run", "a user who names it", "a user who names another", "the collector"])
+async def test_attempt_answered_with_a_replaced_task_continues_with_it(
+    by: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await answered_with_a_replaced_task(key, resources, sandbox)
     async with asyncio.timeout(20):
-        match who:
+        match by:
             case "a run":
                 await submit(key, resources)
-            case "a person who names it":
+            case "a user who names it":
                 await resolve(key, first, resources)
-            case "a person who names another":
+            case "a user who names another":
                 with pytest.raises(ResolutionError, match=f"accepted it as task {first}"):
                     await resolve(key, await made_outside(resources.api), resources)
             case _:
@@ -156,15 +158,15 @@ async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it
     found = await recorded(key, resources)
     assert (found.state, found.task_id, found.unarchived_superseded) == (State.SUBMITTED, first, ())
     assert found.task.folder == found.attempts[0].superseded[0].folder
-    outside = 1 + (who == "a person who names another")
+    outside = 1 + (by == "a user who names another")
     assert len(sandbox.record.submits()) == 1 + outside
 
 
 @pytest.mark.parametrize("decision", ["a run", "its task", "once more"])
-async def test_an_answer_that_changes_nothing_is_no_answer(
+async def test_claim_becomes_unconfirmed_if_its_answer_changes_nothing(
     decision: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the store knows: a claim that stays unanswered becomes unconfirmed, and a person decides about it."""
+    """Whatever the store knows, a claim that stays unanswered becomes unconfirmed, and needs a manual decision."""
     first = await answered_with_a_replaced_task(key, resources, sandbox)
     monkeypatch.setattr(transitions, "submitted", lambda found, **_: found)
     async with asyncio.timeout(20):
@@ -181,44 +183,44 @@ async def test_an_answer_that_changes_nothing_is_no_answer(
                 assert (await allow(key, resources)).state is State.REJECTED
 
 
-async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(
+async def test_task_replaced_while_it_is_polled_does_not_stop_other_generations(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person fixes a wrong task just as the collector writes down the end of the wrong one."""
+    """A user corrects a wrong task at the moment when the collector records the end of the wrong one."""
     right = await lost(key, resources, sandbox)
     await resolve(key, await made_outside(resources.api), resources)
     await lost(f"{key}.other", resources, sandbox)
-    ask = resources.client.status_once
+    poll = resources.client.status_once
 
-    async def ask_and_be_late(task_id: str, *, model: str) -> Status:
+    async def poll_late(task_id: str, *, model: str) -> Status:
         if task_id == right:
-            return await ask(task_id, model=model)
+            return await poll(task_id, model=model)
         await resolve(key, right, resources)
         return Succeeded(task_id=task_id, state="success", result_urls=("https://h.example/wrong.mp4",))
 
-    monkeypatch.setattr(resources.client, "status_once", ask_and_be_late)
-    late, other = await collect([key, f"{key}.other"], resources)
-    assert (late.what, other.what) == ("error", "unconfirmed")
-    assert f"{key} has the task {right}" in late.note
+    monkeypatch.setattr(resources.client, "status_once", poll_late)
+    replaced, other = await collect([key, f"{key}.other"], resources)
+    assert (replaced.what, other.what) == ("error", "unconfirmed")
+    assert f"{key} has the task {right}" in replaced.note
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def test_a_task_that_is_named_again_while_it_is_being_freed_stays_bound(
+async def test_task_named_again_while_it_is_released_stays_bound(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One person corrects a mistake, and another one undoes the correction before the task's owner is freed."""
+    """One user corrects a mistake, and another one undoes the correction before the task is released."""
     wrong, right = await made_outside(resources.api), await made_outside(resources.api)
     await lost(key, resources, sandbox)
     await resolve(key, wrong, resources)
     release, reached, gate = resources.ledger.tasks.release, asyncio.Event(), asyncio.Event()
 
-    async def late(*arguments: Any, **named: Any) -> None:
+    async def release_late(*arguments: Any, **named: Any) -> None:
         if not reached.is_set():
             reached.set()
             await gate.wait()
         await release(*arguments, **named)
 
-    monkeypatch.setattr(resources.ledger.tasks, "release", late)
+    monkeypatch.setattr(resources.ledger.tasks, "release", release_late)
     correcting = asyncio.create_task(resolve(key, right, resources))
     await reached.wait()
     assert (await resolve(key, wrong, resources)).task_id == wrong

@@ -1,4 +1,4 @@
-"""A manual decision by the form in the UI: it is as safe as `sora resolve`, and pays only for the attempt it names."""
+"""A manual decision in the UI form: it is as safe as `sora resolve`, and pays only for the attempt it names."""
 
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ from tests.support import KITE
 
 
 async def resolve(stored: StoredBlocks, key: str, decision: Any, **parameters: Any) -> Generation:
-    """As the form does it."""
+    """Does what the form does."""
     made: Generation = await resolve_video(
         key=key, decision=decision, api=stored.name, archive=stored.name, **parameters
     )
@@ -23,14 +23,14 @@ async def resolve(stored: StoredBlocks, key: str, decision: Any, **parameters: A
 
 
 async def lost(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> str:
-    """An unconfirmed generation; the task that APIXO took it as."""
+    """Makes an unconfirmed generation. Returns the id of the task that APIXO accepted it as."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE, key=key)
     return sandbox.record.charged()[-1].task_id or ""
 
 
-async def test_a_task_that_was_found_is_gone_on_with_and_nothing_is_paid(
+async def test_continuing_with_a_found_task_archives_its_video_without_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     task_id = await lost(stored, sandbox, key)
@@ -51,7 +51,7 @@ async def test_a_task_that_apixo_does_not_know_changes_nothing(
     assert await stored.recorded(key) == before
 
 
-async def test_submitting_once_more_pays_once_however_often_the_run_is_rerun(
+async def test_decision_to_pay_again_pays_once_however_often_the_run_is_rerun(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     await lost(stored, sandbox, key)
@@ -59,7 +59,7 @@ async def test_submitting_once_more_pays_once_however_often_the_run_is_rerun(
     with pytest.raises(UnconfirmedError):
         await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert len(sandbox.record.submits()) == 2
-    for _ in range(2):  # Retry in the UI, or another person who looked at the same attempt
+    for _ in range(2):  # Retry in the UI, or another user who saw the same attempt
         with pytest.raises(ResolutionError, match=r"last attempt of .* is 2.*decided about attempt 1.*changed or paid"):
             await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert len(sandbox.record.submits()) == 2
@@ -89,7 +89,7 @@ async def test_a_rejection_after_the_decision_pays_nothing(
         (PAY_AGAIN, {"task_id": "task_1", "attempt": 1}),
     ],
 )
-async def test_a_form_that_does_not_say_one_thing_changes_nothing(
+async def test_incomplete_or_contradictory_form_changes_nothing(
     decision: str, parameters: dict[str, Any], stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     with pytest.raises(ResolutionError, match="Nothing was decided"):
@@ -97,7 +97,7 @@ async def test_a_form_that_does_not_say_one_thing_changes_nothing(
     assert sandbox.record.all() == []
 
 
-async def test_neither_key_nor_decision_has_a_default(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_decision_is_required_and_must_be_valid(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     with pytest.raises(ParameterBindError, match="decision"):
         await resolve_video(key=key)  # type: ignore[call-overload]
     with pytest.raises(ParameterTypeError, match="decision"):
@@ -105,13 +105,15 @@ async def test_neither_key_nor_decision_has_a_default(stored: StoredBlocks, sand
     assert sandbox.record.all() == []
 
 
-def test_the_form_says_which_decision_pays() -> None:
+def test_form_states_which_decision_pays() -> None:
     assert get_args(Decision) == (GO_ON, PAY_AGAIN)
     assert "Pays nothing" in GO_ON
     assert "PAYS" in PAY_AGAIN
 
 
-async def test_an_unknown_key_was_never_submitted(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_unknown_key_raises_error_and_pays_nothing(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
     with pytest.raises(ResolutionError, match="Nothing was ever submitted"):
         await resolve(stored, key, PAY_AGAIN, attempt=1)
     assert sandbox.record.submits() == []

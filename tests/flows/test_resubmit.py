@@ -1,4 +1,4 @@
-"""What may be paid again, and what becomes of answers that come after a person decided."""
+"""What may be paid again, and how answers that arrive after a manual decision are handled."""
 
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ from tests.flows.generations import fail, recorded, submit
 from tests.support import KITE, made_outside
 
 
-async def _always(_: Generation) -> str:
+async def _grant_always(_: Generation) -> str:
     return "a person's click"
 
 
@@ -31,14 +31,14 @@ async def failed_generation(
     return await fail(key, resources, sandbox, fail_code)
 
 
-async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
+async def test_failed_generation_is_submitted_again_only_if_a_user_allows_it(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await failed_generation(key, resources, sandbox)
     with pytest.raises(VideoFailedError, match="--resubmit"):
         await submit(key, resources)
     assert len(sandbox.record.submits()) == 1
-    again = (await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()).generation
+    again = (await Submission(key, KITE, resources, Terms(may_submit_again=_grant_always)).run()).generation
     assert again.state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 2
     assert len(again.attempts) == 2
@@ -50,14 +50,14 @@ async def test_a_permanent_failure_is_never_submitted_again(
 ) -> None:
     await failed_generation(key, resources, sandbox, fail_code)
     with pytest.raises(VideoFailedError) as caught:
-        await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()
+        await Submission(key, KITE, resources, Terms(may_submit_again=_grant_always)).run()
     assert caught.value.permanent
     with pytest.raises(ResolutionError, match="new key"):
         await allow_resubmission(await recorded(key, resources), resources)
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_resolving_with_a_task_id_goes_on_with_it(
+async def test_resolving_with_a_task_id_continues_with_that_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -96,7 +96,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(
         await load_generation("never-heard-of", resources.ledger)
 
 
-async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
+async def test_late_answer_to_a_resubmitted_attempt_is_recorded(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
@@ -131,14 +131,14 @@ async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_decision_counts_for_the_attempt_it_was_about(
+async def test_decision_applies_only_to_the_attempt_it_was_about(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
-    seen = await recorded(key, resources)  # by two persons at once
+    seen = await recorded(key, resources)  # by two users at once
     await allow_resubmission(seen, resources)
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
@@ -149,19 +149,19 @@ async def test_a_decision_counts_for_the_attempt_it_was_about(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_corrected(
+async def test_task_of_another_key_is_rejected_and_a_wrong_task_can_be_corrected(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     other = await submit(f"{key}-other", resources)
-    stray = await made_outside(resources.api, VideoRequest(prompt="made outside"))
+    wrong_task = await made_outside(resources.api, VideoRequest(prompt="made outside"))
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
     right = sandbox.record.charged()[-1].task_id or ""
     with pytest.raises(ResolutionError, match=f"belongs to {key}-other"):
         await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
-    wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
-    assert wrong.task_id == stray
+    wrong = await resolve_as_task(await recorded(key, resources), wrong_task, resources)
+    assert wrong.task_id == wrong_task
     fixed = await resolve_as_task(await recorded(key, resources), right, resources)
     assert fixed.task_id == right
-    assert stray in (fixed.attempt.note or "")
+    assert wrong_task in (fixed.attempt.note or "")

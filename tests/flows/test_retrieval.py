@@ -1,4 +1,5 @@
-"""Fetch and archive where the other sides change their mind: only what was read back whole counts as archived."""
+"""Fetching and archiving when the provider, the host or the store misbehaves: only what reads back completely counts
+as archived."""
 
 import hashlib
 import io
@@ -32,46 +33,46 @@ from tests.flows.media.conftest import VideoFiles
 from tests.flows.test_generate_video import objects, read
 from tests.support import KITE
 
-Spoil = Callable[[str, int], None]
+Corrupt = Callable[[str, int], None]
 
 
 @pytest.fixture
-def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
-    """Has the store spoil the objects whose names end so, before they are read back, this many times."""
+def corrupt(monkeypatch: pytest.MonkeyPatch) -> Corrupt:
+    """Lets the store corrupt objects whose names have this ending, before they are read back, this many times."""
 
-    def spoiled(ending: str, times: int) -> None:
+    def corrupt_objects(ending: str, times: int) -> None:
         left = [times]
         digest = ObjectStore.digest
 
-        async def after_a_fault_of_the_disk(store: ObjectStore, name: str) -> ObjectDigest | None:
+        async def digest_after_corruption(store: ObjectStore, name: str) -> ObjectDigest | None:
             if name.endswith(ending) and left[0]:
                 left[0] -= 1
                 junk = b"not what was written"
                 store._minio.put_object(store.bucket, name, io.BytesIO(junk), len(junk))
             return await digest(store, name)
 
-        monkeypatch.setattr(ObjectStore, "digest", after_a_fault_of_the_disk)
+        monkeypatch.setattr(ObjectStore, "digest", digest_after_corruption)
 
-    return spoiled
+    return corrupt_objects
 
 
-async def test_a_video_that_reads_back_otherwise_is_written_again(
-    spoil: Spoil, stored: StoredBlocks, sandbox: SandboxServer, key: str
+async def test_video_that_reads_back_differently_is_written_again(
+    corrupt: Corrupt, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    spoil("video.mp4", 1)
+    corrupt("video.mp4", 1)
     made = await stored.generate(KITE, key=key)
     assert made.state is State.ARCHIVED
     for item in made.objects:
         data = await read(stored, item.name)
         assert (len(data), hashlib.sha256(data).hexdigest()) == (item.size_bytes, item.sha256)
     assert len(sandbox.record.submits()) == 1
-    assert len(sandbox.record.results()) == 1  # it lay on the disk still
+    assert len(sandbox.record.results()) == 1  # it was still on the disk
 
 
-async def test_a_store_that_keeps_nothing_as_it_was_archives_nothing_and_a_rerun_does(
-    spoil: Spoil, stored: StoredBlocks, sandbox: SandboxServer, key: str
+async def test_video_that_the_store_corrupts_is_not_archived_until_a_rerun(
+    corrupt: Corrupt, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    spoil("video.mp4", 12)  # as often as the step tries, twice each time
+    corrupt("video.mp4", 12)  # the step tries six times, and writes twice each time
     with pytest.raises(ArchiveMismatchError, match="read back as 20 bytes"):
         await stored.generate(KITE, key=key)
     left = await stored.recorded(key)
@@ -87,10 +88,10 @@ async def test_a_store_that_keeps_nothing_as_it_was_archives_nothing_and_a_rerun
 
 
 @pytest.mark.parametrize("kind", ["http_403", "http_404"])
-async def test_addresses_that_no_longer_hold_are_asked_for_anew(
+async def test_expired_result_urls_are_requested_again(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    tries = 2 if kind == "http_403" else 1  # a host that refuses is asked under our other name as well
+    tries = 2 if kind == "http_403" else 1  # after a 403, the request is repeated with the other User-Agent
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": tries}))
     assert (await stored.generate(KITE, key=key)).state is State.ARCHIVED
     requested = [request.call for request in sandbox.record.all() if request.call in ("status", "result")]
@@ -98,7 +99,7 @@ async def test_addresses_that_no_longer_hold_are_asked_for_anew(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_provider_that_takes_its_success_back_leaves_the_video_to_a_rerun(
+async def test_generation_stays_open_if_the_provider_takes_its_success_back(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="html_200", times=-1))
@@ -116,13 +117,13 @@ async def test_a_provider_that_takes_its_success_back_leaves_the_video_to_a_reru
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_video_without_a_poster_is_archived_and_says_so(
+async def test_video_without_a_poster_is_archived_with_a_warning(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(*_: object) -> bytes:
+    def fail_to_draw(*_: object) -> bytes:
         raise ValueError("no frame can be drawn")
 
-    monkeypatch.setattr("flows.media.videos.jpeg", none)
+    monkeypatch.setattr("flows.media.videos.jpeg", fail_to_draw)
     made = await stored.generate(KITE, key=key)
     assert made.state is State.ARCHIVED
     assert [item.kind for item in made.objects] == ["video", "sidecar"]
@@ -132,27 +133,27 @@ async def test_a_video_without_a_poster_is_archived_and_says_so(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
+async def test_archived_objects_are_served_with_descriptive_names_and_metadata(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     made = await stored.generate(KITE, key=key)
     store = stored.archive.store()
     async with httpx.AsyncClient(trust_env=False) as client:
-        got = {item.kind: await client.get(store.signed_url(item.name, seconds=60)) for item in made.objects}
+        replies = {item.kind: await client.get(store.signed_url(item.name, seconds=60)) for item in made.objects}
     await store.aclose()
-    assert {kind: reply.headers["content-disposition"] for kind, reply in got.items()} == {
+    assert {kind: reply.headers["content-disposition"] for kind, reply in replies.items()} == {
         "video": f'inline; filename="{key}.mp4"',
         "poster": f'inline; filename="{key}-poster.jpg"',
         "sidecar": f'inline; filename="{key}-generation.json"',
     }
-    assert {kind: reply.headers["content-type"] for kind, reply in got.items()} == {
+    assert {kind: reply.headers["content-type"] for kind, reply in replies.items()} == {
         "video": "video/mp4",
         "poster": "image/jpeg",
         "sidecar": "application/json",
     }
-    assert got["video"].headers["cache-control"] == "max-age=31536000, immutable"
-    assert got["sidecar"].headers["cache-control"] == "no-cache"
-    for reply in got.values():
+    assert replies["video"].headers["cache-control"] == "max-age=31536000, immutable"
+    assert replies["sidecar"].headers["cache-control"] == "no-cache"
+    for reply in replies.values():
         assert reply.headers["x-amz-meta-key"] == key
         assert reply.headers["x-amz-meta-task"] == made.task_id
         assert reply.headers["x-amz-meta-sha256"] == hashlib.sha256(reply.content).hexdigest()
@@ -160,7 +161,7 @@ async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
     assert (video.damaged, video.has_c2pa) == (False, False)
 
 
-async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_says_so(
+async def test_c2pa_manifest_is_archived_unchanged_and_noted_in_the_sidecar(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     found = await submit(key, resources)
@@ -178,10 +179,10 @@ async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_
     assert described["warnings"] == []
 
 
-async def test_two_runs_that_replace_the_same_description_both_end_well(
+async def test_two_runs_that_replace_the_same_sidecar_both_succeed(
     key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A waiting run and the collector, after a run that died before it had a poster."""
+    """For example, a waiting run and the collector, after a run that died before it made a poster."""
     found = await submit(key, resources)
     path, poster = VideoFiles(tmp_path).make("v.mp4", movflags="faststart"), tmp_path / "poster.jpg"
     content = path.read_bytes()
@@ -191,12 +192,12 @@ async def test_two_runs_that_replace_the_same_description_both_end_well(
     await resources.store.put(name, b"{}")
     put_if = resources.store.put_if
 
-    async def other_first(at: str, data: bytes, *, etag: str | None, **how: Any) -> str:
+    async def put_after_another_run(at: str, data: bytes, *, etag: str | None, **options: Any) -> str:
         if at == name and etag is not None:
-            await put_if(at, data, etag=etag, **how)
-        return await put_if(at, data, etag=etag, **how)
+            await put_if(at, data, etag=etag, **options)
+        return await put_if(at, data, etag=etag, **options)
 
-    monkeypatch.setattr(resources.store, "put_if", other_first)
+    monkeypatch.setattr(resources.store, "put_if", put_after_another_run)
     stored = await store_task(found.task, found, [video], resources.store)
     (sidecar,) = [item for item in stored.objects if item.kind == "sidecar"]
     there = await resources.store.digest(name)
@@ -204,7 +205,7 @@ async def test_two_runs_that_replace_the_same_description_both_end_well(
     assert sidecar.sha256 == there.sha256
 
 
-async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
+async def test_damaged_video_is_archived_unchanged_after_a_day(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="truncated_mp4", times=-1))
@@ -265,7 +266,7 @@ async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
         ("result_json_elsewhere", "The result of task {} was in 'videos.url', not in resultJson.resultUrls."),
     ],
 )
-async def test_a_result_is_archived_whatever_is_odd_around_it_and_that_is_logged(
+async def test_result_with_an_unusual_status_reply_is_archived_and_logged(
     key: str,
     resources: PayingResources,
     sandbox: SandboxServer,
@@ -279,6 +280,6 @@ async def test_a_result_is_archived_whatever_is_odd_around_it_and_that_is_logged
     with caplog.at_level("WARNING"):
         (found,) = await collect([key], resources)
     assert found.what == "archived"
-    said = [record.getMessage() for record in caplog.records if key in record.getMessage()]
-    assert any(remark.format(entry.task_id) in message for message in said) == bool(remark)
+    messages = [record.getMessage() for record in caplog.records if key in record.getMessage()]
+    assert any(remark.format(entry.task_id) in message for message in messages) == bool(remark)
     assert len(sandbox.record.submits()) == 1

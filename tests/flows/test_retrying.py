@@ -1,4 +1,4 @@
-"""When a step is tried again by itself, and after which pause."""
+"""When a step is retried automatically, and after which delay."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from flows.record.pipeline_errors import TransitionError
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 
-NOTHING = summarize("may", [], price=None, spent_before=None)
+EMPTY_SUMMARY = summarize("may", [], price=None, spent_before=None)
 
 TRANSIENT: list[BaseException] = [
     api.NotSentError("no connection"),
@@ -74,8 +74,8 @@ FINAL: list[object] = [
     AnswerError("nobody answered"),
     CalendarError("unreadable"),
     BudgetError("too much"),
-    BadRowsError("not understood", summary=NOTHING),
-    BatchFailedError("some", summary=NOTHING),
+    BadRowsError("not understood", summary=EMPTY_SUMMARY),
+    BatchFailedError("some", summary=EMPTY_SUMMARY),
     ResolutionError("no"),
     SetupCheckError("no disk"),
     pipeline.CeilingError("too much"),
@@ -100,25 +100,25 @@ FINAL: list[object] = [
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
-def test_what_may_go_well_a_moment_later_is_tried_again(error: BaseException) -> None:
+def test_transient_errors_are_retried(error: BaseException) -> None:
     assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
-def test_what_stays_so_and_what_nobody_foresaw_is_not(error: object) -> None:
+def test_permanent_and_unexpected_errors_are_not_retried(error: object) -> None:
     assert not is_transient(error)
 
 
-def test_the_tables_know_every_class() -> None:
+def test_every_error_class_is_in_one_of_the_tables() -> None:
     bases = (api.ApixoError, store.StoreError, pipeline.PipelineError, media.MediaError)
     known = {type(error) for error in [*TRANSIENT, *FINAL]}
     abstract = {*bases, BatchError, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
 
-    def below(cls: type[Any]) -> set[type[Any]]:
-        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+    def with_subclasses(cls: type[Any]) -> set[type[Any]]:
+        return {cls}.union(*(with_subclasses(child) for child in cls.__subclasses__()))
 
-    rooms = ("apixo.", "blocks.", "flows.")
-    defined = {cls for base in bases for cls in below(base) if cls.__module__.startswith(rooms)}
+    packages = ("apixo.", "blocks.", "flows.")
+    defined = {cls for base in bases for cls in with_subclasses(base) if cls.__module__.startswith(packages)}
     assert defined - abstract <= known
 
 
@@ -131,7 +131,7 @@ def test_the_tables_know_every_class() -> None:
         (500.0, [60] * 5),
     ],
 )
-def test_pauses_double_up_to_a_minute(first: float, delays: list[float]) -> None:
+def test_retry_delays_double_up_to_a_minute(first: float, delays: list[float]) -> None:
     assert delays_seconds(first) == pytest.approx(delays)
     assert len(delays) == RETRIES
     assert max(delays) <= LONGEST_DELAY_SECONDS
@@ -150,8 +150,8 @@ def some_task() -> None: ...
         (Completed(data="fine"), False),
     ],
 )
-async def test_prefect_asks_with_the_state_of_the_try(state: PrefectState[Any], again: bool) -> None:
-    run = TaskRun.model_construct()  # type: ignore[call-arg] # it is not looked at
+async def test_retry_condition_depends_on_the_error_in_the_state(state: PrefectState[Any], again: bool) -> None:
+    run = TaskRun.model_construct()  # type: ignore[call-arg] # it is not used
     assert await retry_transient(some_task, run, state) is again
 
 
@@ -163,7 +163,7 @@ def test_prefect_never_retries_the_paid_call_or_the_wait() -> None:
         assert step.retry_condition_fn is retry_transient
 
 
-def test_no_step_keeps_a_result_or_looks_for_one() -> None:
+def test_no_step_persists_or_caches_its_result() -> None:
     for step in (steps.validate_image, steps.submit, steps.wait, steps.fetch, steps.archive):
         assert step.persist_result is False
         assert step.cache_policy is not None

@@ -1,4 +1,4 @@
-"""What the artifacts of a run say: the video, or what became of it and whether it was paid."""
+"""What a run's artifacts show: the video, or what became of it and whether it was paid."""
 
 import uuid
 from decimal import Decimal
@@ -27,7 +27,7 @@ from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 
 
-async def test_the_artifact_shows_the_video_without_a_signed_address(stored: StoredBlocks, key: str) -> None:
+async def test_artifact_shows_the_video_without_a_signed_url(stored: StoredBlocks, key: str) -> None:
     made = await stored.generate(KITE, key=key)
     async with get_client() as client:
         run_id = uuid.UUID(made.attempt.claimed_by.flow_run_id or "")
@@ -41,7 +41,7 @@ async def test_the_artifact_shows_the_video_without_a_signed_address(stored: Sto
     assert "X-Amz" not in text
 
 
-async def test_the_artifact_shows_the_cost_where_the_block_has_only_a_price_per_video(
+async def test_artifact_shows_the_cost_if_the_block_has_only_a_price_per_video(
     api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, key: str
 ) -> None:
     prices = {"sora-2": Price(per_video=Decimal("0.75"))}
@@ -58,11 +58,11 @@ async def artifact_of(key: str) -> Any:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[newest.id]))
         )
-    (ours,) = [item for item in found if item.key is not None]  # Prefect keeps errors as artifacts without a key
-    return ours
+    (keyed,) = [item for item in found if item.key is not None]  # Prefect keeps errors as artifacts without a key
+    return keyed
 
 
-async def test_an_unconfirmed_run_has_an_artifact_and_one_line_with_its_reason(
+async def test_unconfirmed_run_has_an_artifact_and_logs_one_line_with_its_reason(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -82,15 +82,15 @@ async def test_an_unconfirmed_run_has_an_artifact_and_one_line_with_its_reason(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_refused_and_a_failed_run_say_whether_they_were_paid(
+async def test_artifacts_of_rejected_and_failed_runs_state_whether_they_were_paid(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_400"))
     with pytest.raises(PipelineError):
         await stored.generate(KITE, key=key)
-    refused = await artifact_of(key)
-    assert refused.description == f"Rejected: {key}"
-    assert "**Was it paid?** No. APIXO rejected it." in str(refused.data)
+    rejected = await artifact_of(key)
+    assert rejected.description == f"Rejected: {key}"
+    assert "**Was it paid?** No. APIXO rejected it." in str(rejected.data)
     failed_key = f"{key}-failed"
     with pytest.raises(PipelineError):
         await stored.generate(VideoRequest(prompt="a forbidden thing"), key=failed_key)
@@ -102,7 +102,7 @@ async def test_a_refused_and_a_failed_run_say_whether_they_were_paid(
     assert "**Was it paid?** No. Nothing was sent." in str((await artifact_of(key)).data)
 
 
-async def test_a_run_without_its_blocks_says_so_in_an_artifact(prefect_server: PrefectServer, key: str) -> None:
+async def test_run_without_its_blocks_reports_it_in_an_artifact(prefect_server: PrefectServer, key: str) -> None:
     with pytest.raises(PipelineError, match="sora setup"):
         await generate_video(KITE, key=key, api=f"no-{key}", archive=f"no-{key}")
     text = str((await artifact_of(key)).data)
@@ -110,7 +110,7 @@ async def test_a_run_without_its_blocks_says_so_in_an_artifact(prefect_server: P
     assert "sora setup" in text
 
 
-async def test_parameters_that_prefect_refuses_have_an_artifact_too(stored: StoredBlocks, key: str) -> None:
+async def test_parameters_that_prefect_rejects_have_an_artifact_too(stored: StoredBlocks, key: str) -> None:
     with pytest.raises(ParameterTypeError):
         await stored.generate({"prompt": "x", "duration": 5}, key=key)  # type: ignore[arg-type] # a malformed event
     async with get_client() as client:
@@ -121,7 +121,7 @@ async def test_parameters_that_prefect_refuses_have_an_artifact_too(stored: Stor
     assert "**Was it paid?** No. Nothing was sent." in text
 
 
-async def test_a_detached_run_has_an_artifact_that_its_video_is_on_its_way(
+async def test_detached_run_has_an_artifact_until_its_video_is_archived(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     made = await stored.generate(KITE, key=key, wait=False)

@@ -1,4 +1,4 @@
-"""The paid call. Every test asserts on what the provider saw."""
+"""The paid call. Every test asserts on what the provider received."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from tests.flows.generations import abandoned_claim, recorded, submit
 from tests.support import KITE, make_api
 
 
-async def test_a_new_key_is_paid_once_and_the_task_is_in_the_ledger(
+async def test_new_key_is_paid_once_and_its_task_is_recorded(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await submit(key, resources)
@@ -48,11 +48,11 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5))
 
-    async def one() -> Generation:
+    async def submit_as_another_run() -> Generation:
         async with PayingResources(api, archive) as own:
             return await submit(key, own)
 
-    results = await asyncio.gather(*(one() for _ in range(24)))
+    results = await asyncio.gather(*(submit_as_another_run() for _ in range(24)))
     assert len(sandbox.record.submits()) == 1
     assert len({result.task_id for result in results}) == 1
     assert all(result == results[0] for result in results)
@@ -66,7 +66,7 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
         "missing_fields", "null_data", "no_data", "huge_body",
     ],
 )  # fmt: skip
-async def test_an_unclear_answer_is_never_sent_again(
+async def test_request_with_an_unclear_answer_is_never_sent_again(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "seconds": 5}))
@@ -93,7 +93,7 @@ async def test_an_unclear_answer_is_never_sent_again(
         ("http_400_credits", "400"),
     ],
 )
-async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
+async def test_rejected_request_is_not_retried_but_a_later_run_may_submit_it(
     kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
@@ -114,7 +114,7 @@ async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
     ]
 
 
-async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
+async def test_rate_limit_is_waited_out_for_the_retry_after_time(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=2, retry_after="7"))
@@ -129,7 +129,7 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
     assert [pause >= 7 for pause in slept] == [True, True]
 
 
-async def test_a_rate_limit_that_stays_ends_rejected_after_a_bounded_number_of_tries(
+async def test_persistent_rate_limit_ends_rejected_after_max_tries(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
@@ -144,17 +144,17 @@ async def test_racing_runs_share_their_tries_at_a_rate_limit(
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
 
-    async def one() -> None:
+    async def submit_as_another_run() -> None:
         async with PayingResources(api, archive) as own:
             with pytest.raises(SubmissionRejectedError):
                 await submit(key, own)
 
-    await asyncio.gather(*(one() for _ in range(6)))
+    await asyncio.gather(*(submit_as_another_run() for _ in range(6)))
     assert len(sandbox.record.submits()) <= 2 * MAX_TRIES
     assert sandbox.record.charged() == []
 
 
-async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
+async def test_request_to_an_unreachable_provider_is_provably_unpaid(
     key: str, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     unreachable = make_api(sandbox, base_url="http://127.0.0.1:9")
@@ -166,10 +166,10 @@ async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_record_that_is_there_and_cannot_be_read_ends_the_run_and_pays_nothing(
+async def test_record_hidden_by_a_cache_ends_the_run_and_pays_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache in front of the store keeps the answer that there is none."""
+    """A cache in front of the store keeps answering that there is no record."""
     await submit(key, resources)
     waited: list[float] = []
 
@@ -199,7 +199,7 @@ async def test_another_request_under_a_known_key_is_an_error(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_dead_owners_claim_becomes_unconfirmed_and_is_not_sent(
+async def test_claim_of_a_dead_owner_becomes_unconfirmed_and_is_not_sent(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, resources)
@@ -208,7 +208,7 @@ async def test_a_dead_owners_claim_becomes_unconfirmed_and_is_not_sent(
     assert sandbox.record.submits() == []
 
 
-async def test_a_claim_that_is_answered_in_time_is_joined(
+async def test_run_that_waits_for_another_runs_claim_gets_its_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, resources, lease_seconds=30)
@@ -221,10 +221,10 @@ async def test_a_claim_that_is_answered_in_time_is_joined(
     assert sandbox.record.submits() == []
 
 
-async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claimed_again(
+async def test_record_deleted_while_a_run_waits_for_it_is_not_claimed_again(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """Somebody deleted it, perhaps with the bucket's other objects: what was paid for is not known any more."""
+    """It was deleted, perhaps with the bucket's other objects: what was paid for is no longer known."""
     await abandoned_claim(key, resources, lease_seconds=30)
     joined = asyncio.create_task(submit(key, resources))
     await asyncio.sleep(0.3)
@@ -234,7 +234,7 @@ async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claim
     assert sandbox.record.submits() == []
 
 
-async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_comes(
+async def test_owner_presumed_dead_reconciles_the_record_when_its_answer_arrives(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
@@ -249,8 +249,9 @@ async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_com
     assert len(sandbox.record.submits()) == 1
 
 
-@pytest.mark.parametrize("shown_by", ["monotonic", "wall"])  # one may stop while a machine sleeps, the other may be set
-async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
+# The monotonic clock may stop while the machine sleeps, and the wall clock may be changed.
+@pytest.mark.parametrize("shown_by", ["monotonic", "wall"])
+async def test_process_frozen_after_its_claim_sends_nothing_with_the_stale_claim(
     shown_by: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen_seconds, real, claim = 0.0, resources.clock.monotonic, Ledger.claim
@@ -275,7 +276,7 @@ async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one
     assert "too old" in found.attempts[0].problem.message
 
 
-async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer(
+async def test_cancellation_during_the_paid_call_still_records_its_answer(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
@@ -288,10 +289,10 @@ async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def test_the_end_of_the_run_does_not_reach_the_paid_call(
+async def test_paid_call_survives_the_end_of_the_run(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """As at SIGTERM, where `asyncio.run` cancels every task of the loop."""
+    """For example at SIGTERM, when `asyncio.run` cancels all tasks of the loop."""
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
     paying = asyncio.create_task(submit(key, resources))
     while not sandbox.record.submits():
@@ -307,12 +308,12 @@ async def test_the_end_of_the_run_does_not_reach_the_paid_call(
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
+async def test_run_cancelled_while_it_waits_for_its_turn_sends_nothing(
     key: str, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     slow = make_api(sandbox, requests_per_minute=30)
     async with PayingResources(slow, archive) as own:
-        await submit(f"{key}-first", own)  # takes the only turn of these two seconds
+        await submit(f"{key}-first", own)  # uses the only turn of these two seconds
         waiting = asyncio.create_task(submit(key, own))
         await asyncio.sleep(0.5)
         waiting.cancel()
@@ -322,19 +323,21 @@ async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
     assert await resources.ledger.read(key) is None, "the turn comes before the claim"
 
 
-async def test_a_run_that_is_ended_before_its_claim_claims_nothing(
+async def test_run_cancelled_before_its_claim_claims_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The payment thread may be busy: the end of the run can come before the call's turn there."""
+    """The payment thread may be busy, so the run can be cancelled before its call's turn."""
     make, started = PaidCall.make, threading.Event()
 
-    async def late(call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
+    async def make_after_cancel(
+        call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event
+    ) -> Outcome:
         started.set()
         while not stopping.is_set():
             await asyncio.sleep(0.01)
         return await make(call, client, ledger, stopping)
 
-    monkeypatch.setattr(PaidCall, "make", late)
+    monkeypatch.setattr(PaidCall, "make", make_after_cancel)
     paying = asyncio.create_task(submit(key, resources))
     await asyncio.to_thread(started.wait, 20)
     paying.cancel()
@@ -344,7 +347,7 @@ async def test_a_run_that_is_ended_before_its_claim_claims_nothing(
     assert await resources.ledger.read(key) is None
 
 
-async def test_a_run_that_is_ended_between_its_claim_and_the_call_sends_nothing(
+async def test_run_cancelled_between_its_claim_and_the_paid_call_sends_nothing(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim, claimed, cancelled = Ledger.claim, threading.Event(), threading.Event()
@@ -359,7 +362,7 @@ async def test_a_run_that_is_ended_between_its_claim_and_the_call_sends_nothing(
     paying = asyncio.create_task(submit(key, resources))
     await asyncio.to_thread(claimed.wait, 20)
     paying.cancel()
-    await asyncio.sleep(0.05)  # the run has heard it, and tells the payment thread
+    await asyncio.sleep(0.05)  # the run is cancelled, and notifies the payment thread
     cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await paying
@@ -374,7 +377,7 @@ print(generate_video.retries, submit.retries, wait.retries)
 """
 
 
-def test_no_default_retries_of_a_profile_reach_the_paid_step() -> None:
+def test_default_retries_of_a_profile_do_not_apply_to_the_paid_step() -> None:
     seen = subprocess.run(
         [sys.executable, "-c", PRINT_RETRIES],
         env={**os.environ, "PREFECT_TASKS_DEFAULT_RETRIES": "3", "PREFECT_FLOWS_DEFAULT_RETRIES": "3"},
@@ -385,7 +388,7 @@ def test_no_default_retries_of_a_profile_reach_the_paid_step() -> None:
     assert seen.stdout.split() == ["0", "0", "0"]
 
 
-async def test_the_paid_call_names_its_attempt_and_no_other_call_does(
+async def test_only_the_paid_call_sends_an_idempotency_key_with_its_attempt(
     key: str, stored: StoredBlocks, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429"))

@@ -1,4 +1,4 @@
-"""While a person waits: how long it has been, how long it usually takes, when it is asked again."""
+"""What a waiting run reports: the elapsed time, how long such videos usually take, and when the next poll is."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from tests.flows.record.changes import claimed, fail, store, succeed
 from tests.flows.record.changes import submit as submitted
 
 
-def took(seconds: int, *, archived: bool = True) -> Generation:
+def generation_that_took(seconds: int, *, archived: bool = True) -> Generation:
     done = succeed(submitted(claimed()))
     done = store(done) if archived else fail(submitted(claimed()))
     return done.model_copy(
@@ -24,37 +24,47 @@ def took(seconds: int, *, archived: bool = True) -> Generation:
     )
 
 
-def test_it_is_the_median_of_what_was_archived_of_each_kind() -> None:
-    other = took(300)
+def test_usual_time_is_the_median_of_archived_videos_per_model_and_duration() -> None:
+    other = generation_that_took(300)
     other = other.model_copy(update={"request": other.request.model_copy(update={"duration": 12})})
-    without = took(999).model_copy(update={"provider_times_ms": {}})
-    found = usual_seconds([took(100), took(160), took(1000), other, without, took(5, archived=False), claimed()])
+    without = generation_that_took(999).model_copy(update={"provider_times_ms": {}})
+    found = usual_seconds(
+        [
+            generation_that_took(100),
+            generation_that_took(160),
+            generation_that_took(1000),
+            other,
+            without,
+            generation_that_took(5, archived=False),
+            claimed(),
+        ]
+    )
     assert dict(found) == {("sora-2", 4): 160, ("sora-2", 12): 300}
 
 
-async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_does_not_matter() -> None:
+async def test_usual_time_is_loaded_once_for_all_waiters_and_store_errors_are_ignored() -> None:
     requested = 0
 
     async def newest(count: int) -> list[Generation]:
         nonlocal requested
         requested += 1
         await asyncio.sleep(0.05)
-        return [took(160)] * count
+        return [generation_that_took(160)] * count
 
     usual = UsualTimes(newest)
-    impatient = asyncio.create_task(usual.of(claimed()))
+    cancelled = asyncio.create_task(usual.of(claimed()))
     await asyncio.sleep(0.01)
-    impatient.cancel()
+    cancelled.cancel()
     assert list(await asyncio.gather(usual.of(claimed()), usual.of(claimed()))) == [160, 160]
     assert requested == 1
 
-    async def away(_: int) -> list[Generation]:
-        raise StoreError("it is away")
+    async def fail_to_load(_: int) -> list[Generation]:
+        raise StoreError("it is unavailable")
 
-    assert await UsualTimes(away).of(claimed()) is None
+    assert await UsualTimes(fail_to_load).of(claimed()) is None
 
 
-async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
+async def test_long_wait_reports_elapsed_and_usual_time(
     key: str, resources: PayingResources, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = await submit(key, resources)
@@ -68,24 +78,24 @@ async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
         await asyncio.sleep(0.02)
 
     async def newest(_: int) -> list[Generation]:
-        return [took(160)]
+        return [generation_that_took(160)]
 
     resources.clock.sleep, resources.clock.monotonic, resources.clock.rng = sleep, lambda: now, lambda: 0.5
     resources.usual = UsualTimes(newest)
-    news: list[Progress] = []
-    listen(news.append)
+    reports: list[Progress] = []
+    listen(reports.append)
     caplog.set_level("INFO")
     assert isinstance(await wait_for_task(found.task, found, resources), Succeeded)
-    assert (news[0].doing, round(news[0].next_seconds or 0)) == ("waiting (usually 2:40)", 40)
-    assert all("usually 2:40" in item.doing for item in news)
+    assert (reports[0].doing, round(reports[0].next_seconds or 0)) == ("waiting (usually 2:40)", 40)
+    assert all("usually 2:40" in item.doing for item in reports)
     assert f"of {key} (usually 2:40): first poll in 40 s" in caplog.text
     assert "after 40 s (usually 2:40), next poll in 10 s." in caplog.text
-    assert caplog.text.count("next question") < len(news) + 1
+    assert 1 <= caplog.text.count("next poll in") < len(reports)  # an unchanged state is not logged at each poll
 
 
-async def test_a_short_wait_reads_nothing_for_it(key: str, resources: PayingResources) -> None:
+async def test_short_wait_does_not_load_the_usual_time(key: str, resources: PayingResources) -> None:
     async def newest(_: int) -> list[Generation]:
-        raise AssertionError("nobody has the time to read it")
+        raise AssertionError("a short wait must not load it")
 
     resources.usual = UsualTimes(newest)
     found = await submit(key, resources)
