@@ -209,7 +209,7 @@ class _Handlers:
     async def video_page(self, request: Request) -> Response:
         if not self.access.may_see_all(request):
             return self._login_page()
-        found = await self._find(request)
+        found = await self._find(request, fresh=True)
         found_notices = notices([found], self._options, self._now())
         poster = _object(found, "poster.jpg")
         video = found.video
@@ -233,8 +233,12 @@ class _Handlers:
             headers = {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
             return PlainTextResponse(DENIED, HTTPStatus.UNAUTHORIZED, headers)
         name = request.path_params["name"]
-        found = await self._find(request)
-        item = _object(found, "poster.jpg" if name == "card.jpg" else name)
+        stored_name = "poster.jpg" if name == "card.jpg" else name
+        found = await self._find(request, fresh=False)
+        item = _object(found, stored_name)
+        if item is None:  # a video that was archived alongside is newer than the known record
+            found = await self._find(request, fresh=True)
+            item = _object(found, stored_name)
         if item is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         if item.kind == "video":
@@ -262,9 +266,9 @@ class _Handlers:
     def _login_page(self, message: str = "", status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> Response:
         return self._pages.page("login.html", status, message=message, needs_login=False)
 
-    async def _find(self, request: Request) -> Generation:
+    async def _find(self, request: Request, *, fresh: bool) -> Generation:
         try:
-            found = await self._index.find(check_key(request.path_params["key"]))
+            found = await self._index.find(check_key(request.path_params["key"]), fresh=fresh)
         except (InvalidKeyError, LedgerError):
             found = None
         if found is None:

@@ -86,15 +86,19 @@ class ArchiveIndex:
         now = self._monotonic()
         self._stale_at = now + max(FRESH_SECONDS, 10 * (now - began))
 
-    async def find(self, key: str) -> Generation | None:
-        """The record of one key, even if it is newer than the last listing.
+    async def find(self, key: str, *, fresh: bool) -> Generation | None:
+        """The record of one key, even if the last listing did not have it.
+
+        Args:
+            key: of the generation.
+            fresh: reads the ledger even if a record with a video is known. Others are always read.
 
         Raises:
             LedgerError: it cannot be read.
             StoreError: the store did not answer.
         """
         item = self.items.get(key)
-        if item is not None and item.generation.video is not None:
+        if not fresh and item is not None and item.generation.video is not None:
             return item.generation
         entry = await self._ledger.read(key)
         return entry.generation if entry else None

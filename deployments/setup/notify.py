@@ -117,7 +117,7 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             key = SecretStr(environ["SENDGRID_API_KEY"])
             return SendgridEmail(api_key=key, sender_email=environ["SENDGRID_SENDER"], to_emails=to)
         if re.match(r"https?://[^/\s]+\S*$", address) is None:
-            raise SetupError(f"The {channel} address must begin with https:// and contain no spaces.")
+            raise SetupError(f"The {channel} address must begin with https:// or http:// and contain no spaces.")
         if channel == "slack":
             return SlackWebhook(url=SecretStr(address))
         if channel == "webhook":

@@ -118,7 +118,15 @@ class OutageBrake:
         run_logger().warning(
             "APIXO's answer was unclear. Further submissions are on hold until it answers a free call."
         )
-        self._watch = asyncio.get_running_loop().create_task(self._wait_for_answer())
+        self._watch = asyncio.get_running_loop().create_task(self._release())
+
+    async def _release(self) -> None:
+        """Ends the hold, also if the free calls fail in an unexpected way: otherwise all rows would wait forever."""
+        try:
+            await self._wait_for_answer()
+        except Exception:  # noqa: BLE001 - whatever it is, no more is paid for
+            run_logger().exception("Free calls to APIXO failed with an unexpected error.")
+            self._close("APIXO's answer was unclear, and free calls failed with an unexpected error, see the log")
 
     async def _wait_for_answer(self) -> None:
         until, pause = self._clock.monotonic() + self._outage_seconds, FREE_CALL_PAUSE_SECONDS

@@ -64,7 +64,10 @@ class LocalImages:
         async def one(path: str, name: str) -> None:
             async with gate:
                 if await store.read(name, max_bytes=1) is None:
-                    await upload(await asyncio.to_thread(self._read, path), store)
+                    image = await asyncio.to_thread(self._read, path)
+                    if image.object_name != name:
+                        raise ImageRefusedError(f"{path} was changed while the calendar was read. Run it again.")
+                    await upload(image, store)
 
         await asyncio.gather(*(one(path, name) for path, name in self._found.items()))
 

@@ -14,7 +14,8 @@ from apixo import VideoRequest
 from deployments.sandbox import SandboxServer
 from flows.batch.calendar_rows import BadRow, Row
 from flows.batch.calendars import read_calendar
-from flows.media.media_errors import MediaError
+from flows.batch.row_images import LocalImages
+from flows.media.media_errors import ImageRefusedError, MediaError
 from flows.media.own_images import read_own_image, upload
 from flows.record.pipeline_errors import KeyConflictError
 from tests.flows.conftest import StoredBlocks
@@ -109,6 +110,18 @@ async def test_image_paths_are_relative_to_the_calendar(stored: StoredBlocks, tm
     assert [(problem.field, "is a GIF" in problem.message) for problem in bad.problems] == [("image_urls.0", True)]
     assert isinstance(missing, BadRow)
     assert "not a file on this machine" in missing.problems[0].message
+
+
+async def test_image_that_changes_while_its_calendar_is_read_is_an_error(stored: StoredBlocks, tmp_path: Path) -> None:
+    """Otherwise the row would name an image that the bucket does not have."""
+    image = make_image(tmp_path / "a.png")
+    local = LocalImages(tmp_path / "plan.csv", stored.archive.bucket, fit=False)
+    local.find("a.png")
+    Image.new("RGB", (64, 36), "red").save(image)
+    async with aclosing(stored.archive.store()) as store:
+        with pytest.raises(ImageRefusedError, match=r"a\.png was changed while the calendar was read"):
+            await local.upload(store)
+    assert [name for name in await all_objects(stored) if name.startswith("images/")] == []
 
 
 async def test_image_paths_in_a_stored_calendar_refer_to_the_bucket_not_this_machine(

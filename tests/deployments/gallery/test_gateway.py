@@ -65,7 +65,8 @@ async def test_content_policy_allows_the_host_that_videos_redirect_to(
 ) -> None:
     """Browsers check the policy again after the redirect."""
 
-    async def find(_: ArchiveIndex, key: str) -> Generation:
+    async def find(_: ArchiveIndex, key: str, *, fresh: bool) -> Generation:
+        assert not fresh
         return make_generation(key)
 
     monkeypatch.setattr(ArchiveIndex, "find", find)
@@ -79,6 +80,18 @@ async def test_content_policy_allows_the_host_that_videos_redirect_to(
     policy = answer.headers["content-security-policy"]
     assert f"{sent_to.scheme}://{sent_to.netloc}" == f"https://{host}"
     assert f"img-src 'self' https://{host}; media-src 'self' https://{host}; " in policy
+
+
+async def test_video_archived_after_the_last_listing_is_served(open_gallery: OpenGallery) -> None:
+    made = make_generation("kite")
+    async with open_gallery() as gallery:
+        await put_generations(gallery.store, made)
+        await gallery.get("/")
+        path = PATH.replace("video.mp4", "video-2.mp4")
+        assert (await gallery.get(path)).status_code == 404
+        more = made.objects[0].model_copy(update={"name": made.objects[0].name.replace("video.mp4", "video-2.mp4")})
+        await put_generations(gallery.store, made.model_copy(update={"objects": (*made.objects, more)}))
+        assert (await gallery.get(path)).status_code == 302
 
 
 async def test_download_has_a_descriptive_file_name(open_gallery: OpenGallery) -> None:

@@ -99,8 +99,19 @@ async def test_concurrent_visitors_cause_one_listing(store: ObjectStore) -> None
 async def test_key_missing_from_the_last_listing_is_found(store: ObjectStore) -> None:
     index = ArchiveIndex(store, Ledger(store))
     await index.refresh()
-    assert await index.find("kite") is None
+    assert await index.find("kite", fresh=False) is None
     await put_generations(store, make_generation("kite", at=NOW + timedelta(1)))
-    found = await index.find("kite")
+    found = await index.find("kite", fresh=False)
     assert found is not None
     assert found.key == "kite"
+
+
+async def test_known_record_with_a_video_is_read_again_only_on_request(store: ObjectStore) -> None:
+    await put_generations(store, make_generation("kite", "Dunes"))
+    index = ArchiveIndex(store, Ledger(store))
+    await index.refresh()
+    await put_generations(store, make_generation("kite", "Other dunes"))
+    for fresh, prompt in ((False, "Dunes"), (True, "Other dunes")):
+        found = await index.find("kite", fresh=fresh)
+        assert found is not None
+        assert found.request.prompt == prompt

@@ -154,6 +154,21 @@ async def test_call_that_raises_error_frees_its_slot() -> None:
     assert await provider.pay_all(brake, 20) == 0
 
 
+async def test_unexpected_error_of_a_free_call_ends_the_hold_and_stops_submitting() -> None:
+    provider = Provider(UNCLEAR)
+    brake = provider.brake()
+
+    async def broken(_: str | None) -> bool:
+        raise KeyError("a bug")
+
+    brake._answers = broken
+    await provider.pay(brake, "first")
+    async with asyncio.timeout(5):
+        assert await provider.pay_all(brake, 20) == 20
+    assert provider.paid_calls == 1
+    assert "unexpected error" in (brake.closed or "")
+
+
 async def test_closing_brake_during_hold_leaves_no_task_running() -> None:
     provider = Provider(UNCLEAR, up=False)
     brake, before = provider.brake(), asyncio.all_tasks()
