@@ -1,7 +1,7 @@
 """The catalog of video models: what each one supports, as data. `models.json` is ours; a user's own file extends it.
 
-What is checked is what will be sent to the provider (`VideoModel.problems`), so the same check serves a request before
-it is paid for and the sandbox that receives it.
+`VideoModel.problems` checks the request as it will be sent to the provider. So the same check serves both the client,
+before it pays, and the sandbox that receives the request.
 """
 
 import json
@@ -29,11 +29,11 @@ from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
 from apixo.errors import describe_problem
 
 USER_CATALOG: Final = "SORA_MODELS"
-"""The environment variable with the path of the user's own catalog. Not a setting of the API block: requests are
-checked wherever they are made, in a form, a command or an upstream flow, before any block is loaded."""
+"""The environment variable with the path of the user's own catalog. It is not a setting of the API block, because
+requests are checked wherever they are created (a form, a command, an upstream flow), before any block is loaded."""
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What a model may be called: its name becomes a part of the path of both calls."""
+"""Valid model names: the name becomes part of the URL path of both calls."""
 
 MAX_OPTIONS_CHARACTERS: Final = 20_000
 """Twice the longest prompt. APIXO documents no limit."""
@@ -41,20 +41,20 @@ MAX_OPTIONS_CHARACTERS: Final = 20_000
 COMMON: Final = frozenset(
     {"prompt", "mode", "duration", "aspect_ratio", "image_urls", "remove_watermark", "model", "provider"}
 )
-"""Names that no option has."""
+"""Request fields, whose names an option cannot have."""
 
 Shape = Literal["landscape", "portrait", "square"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP"]
 IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP")
 FieldProblem = tuple[str, str]
-"""A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret."""
+"""The provider's name of a field, and what is allowed there. Never the value, which may be a secret."""
 
 _RATIO: Final = re.compile(r"(\d{1,5})[:*x](\d{1,5})")
 _RIGHT_TYPE: Final[dict[str, tuple[type, ...]]] = {"string": (str,), "integer": (int,), "boolean": (bool,)}
 
 
 def _seconds(value: object) -> object:
-    """`"3-15"` as the whole seconds from 3 to 15."""
+    """Expands `"3-15"` to the whole seconds from 3 to 15."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,4})-(\d{1,4})", value)):
         if int(found[1]) > int(found[2]):
             raise ValueError("a range of seconds goes from the lowest to the highest")
@@ -70,7 +70,7 @@ def _ascending(limits: tuple[int, int | None]) -> tuple[int, int | None]:
 
 
 def _spelled(value: object) -> str:
-    """A value of an option as a catalog names it: as JSON spells it, text without quotes."""
+    """An option's value as a catalog spells it: as in JSON, but text without quotes."""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
@@ -84,7 +84,7 @@ class _Part(BaseModel):
 
 
 class Value(_Part):
-    """What a certain value of an option requires of the request. Empty: nothing."""
+    """What one value of an option requires of the request. Empty: nothing."""
 
     images: Annotated[tuple[int, int], AfterValidator(_ascending)] | None = Field(
         default=None, description="Minimum and maximum number of images."
@@ -93,7 +93,7 @@ class Value(_Part):
     ratios: tuple[str, ...] = Field(default=(), description="The aspect ratios that allow it, as they are sent.")
 
     def problem(self, mode: str, images: int, ratio: object) -> str | None:
-        """What it requires, if the request differs; None if it fits."""
+        """The requirement that the request does not meet; None if it meets all."""
         if self.modes and mode not in self.modes:
             return f"is for mode {one_of(self.modes)} only"
         if self.images is not None and not self.images[0] <= images <= self.images[1]:
@@ -115,14 +115,14 @@ class Option(_Part):
 
     @model_validator(mode="after")
     def _has_these_values(self) -> Self:
-        """That no line of a catalog is lost."""
+        """Rejects an entry of `values` that could never apply."""
         allowed = (True, False) if self.type == "boolean" else self.allowed
         if allowed and (unknown := self.values.keys() - set(map(_spelled, allowed))):
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its values")
         return self
 
     def problem(self, value: object) -> str | None:
-        """What is allowed, if the value is not; None if it is."""
+        """What is allowed, if this value is not; None if it is."""
         if self.type != "any" and type(value) not in _RIGHT_TYPE[self.type]:
             return f"must be {'true or false' if self.type == 'boolean' else f'of type {self.type}'}"
         if self.allowed and value not in self.allowed:
@@ -146,12 +146,12 @@ class Mode(_Part):
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may be, for one or several models.
+    """Which images one or several models accept.
 
     Attributes:
-        max_bytes: of the file.
-        formats: as detected from its bytes.
-        least_pixels, most_pixels: on each side; None: no known limit.
+        max_bytes: the largest file.
+        formats: the accepted formats, as detected from the file's bytes.
+        least_pixels, most_pixels: the limits for each side; None: no known limit.
     """
 
     max_bytes: int = MAX_IMAGE_BYTES
@@ -160,7 +160,7 @@ class ImageLimits:
     most_pixels: int | None = None
 
     def problem(self, kind: ImageFormat, width: int, height: int) -> str | None:
-        """What is allowed, if the image is not; None if it is."""
+        """What is allowed, if this image is not; None if it is."""
         if kind not in self.formats:
             return f"is a {kind}, but the model accepts {one_of(self.formats)}"
         if min(width, height) < self.least_pixels:
@@ -170,7 +170,7 @@ class ImageLimits:
         return None
 
     def __and__(self, other: "ImageLimits") -> "ImageLimits":
-        """What both allow."""
+        """The limits that satisfy both."""
         most = [pixels for pixels in (self.most_pixels, other.most_pixels) if pixels is not None]
         return ImageLimits(
             max_bytes=min(self.max_bytes, other.max_bytes),
@@ -181,7 +181,7 @@ class ImageLimits:
 
 
 class VideoModel(_Part):
-    """What one model supports. The defaults are what the provider says about video models in general."""
+    """What one model supports. The defaults are what the provider documents for video models in general."""
 
     source: str = Field(description="Where this comes from, and what is unknown.")
     provider: str | None = Field(default=None, description="The request's `provider`; null: omitted.")
@@ -211,7 +211,7 @@ class VideoModel(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """That no line of a catalog is lost, or turns a request into another one that is paid for."""
+        """Rejects entries that could never apply, or that would change a request before it is paid for."""
         durations = {*self.durations, *(one for mode in self.modes.values() for one in mode.durations)}
         if self.default_duration is not None and self.default_duration not in durations:
             raise ValueError(f"default_duration {self.default_duration} is not one of its durations")
@@ -225,12 +225,12 @@ class VideoModel(_Part):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What its images may be."""
+        """Which images it accepts."""
         least, most = self.image_side_pixels
         return ImageLimits(self.max_image_bytes, self.image_formats, least, most)
 
     def mode_for(self, mode: str | None, images: int) -> str:
-        """The mode of a request: its own, else the first that accepts this many images, else the nearest to that."""
+        """The mode of a request: its own, else the first mode that accepts this many images, else the closest one."""
         if mode is not None:
             return mode
         names = list(self.modes)
@@ -239,11 +239,11 @@ class VideoModel(_Part):
         return (fitting or with_images or names)[0]
 
     def durations_in(self, mode: str) -> tuple[int, ...]:
-        """The lengths it makes in a mode, in seconds."""
+        """The durations it supports in a mode, in seconds."""
         return (self.modes[mode].durations if mode in self.modes else ()) or self.durations
 
     def seconds(self, duration: int | None, mode: str) -> int | None:
-        """The length to request: as given, else the default; None: it has no duration."""
+        """The duration to request: the given one, else the default; None: the model has no duration."""
         if duration is not None:
             return duration
         allowed = self.durations_in(mode)
@@ -299,7 +299,7 @@ class VideoModel(_Part):
 
     def _ratio_problems(self, ratio: object, name: str) -> Iterable[FieldProblem]:
         if ratio is None or ratio in self.ratios.values() or self.ratio_field in self.options:
-            return  # what is an option as well is checked as one
+            return  # a ratio field that is also an option is checked as an option
         if not self.ratios and not self.other_ratios:
             yield self.ratio_field, f"is not supported by {name}; leave it empty"
         elif not (self.other_ratios and isinstance(ratio, str) and _RATIO.fullmatch(ratio)):
@@ -320,7 +320,7 @@ class VideoModel(_Part):
                 yield from self._value_problems(option, sent, mode, name)
 
     def _value_problems(self, name: str, sent: Mapping[str, Any], mode: str, model: str) -> Iterable[FieldProblem]:
-        """What the value of an option does not fit, and which other value would."""
+        """What an option's value is incompatible with, and which other values are compatible."""
         option, images, ratio = self.options[name], len(sent.get("image_urls") or ()), sent.get(self.ratio_field)
 
         def wrong(value: str) -> str | None:
@@ -343,7 +343,7 @@ def shape_of(ratio: str | None) -> Shape | None:
 
 
 def can_be_sent(options: Mapping[str, Any]) -> bool:
-    """Whether options can be written as JSON. Checked before the claim: after it, a failure looks like a payment."""
+    """Whether options can be written as JSON. Checked before the claim: later, a failure would look like a payment."""
     try:
         text = json.dumps(dict(options), allow_nan=False, ensure_ascii=False)
         text.encode()
@@ -353,7 +353,7 @@ def can_be_sent(options: Mapping[str, Any]) -> bool:
 
 
 def one_of(values: Iterable[object]) -> str:
-    """`4, 8 or 12`; a long run of whole numbers is `3 to 15`."""
+    """Lists values as `4, 8 or 12`, and four or more consecutive integers as `3 to 15`."""
     listed = list(values)
     numbers = [value for value in listed if isinstance(value, int)]
     if len(numbers) == len(listed) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1)):
@@ -387,8 +387,8 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
 def models(environ: Mapping[str, str] = os.environ) -> dict[str, VideoModel]:
     """Every known model by its name: ours, and those of the user's own catalog, which take precedence.
 
-    A catalog that cannot be read is left out here, since what is already paid must not depend on it; `problem` says
-    so to whoever is about to pay.
+    A user's catalog that cannot be read is ignored here, because videos that are already paid must not depend on it.
+    `problem` reports it to code that is about to pay.
     """
     return _read(OURS) | _users(environ)[0]
 
@@ -399,5 +399,5 @@ def problem(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def find(name: str) -> VideoModel | None:
-    """What is known about a model; None: nothing, and its requests are sent as they are."""
+    """The catalog's entry of a model; None: there is none, and its requests are sent unchecked."""
     return models().get(name)

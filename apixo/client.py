@@ -46,14 +46,14 @@ from apixo.urls import stored_image
 from apixo.video_request import VideoRequest
 
 STATUS_CONNECTIONS: Final = 32
-"""Concurrent status calls. One takes milliseconds: more of them would only wait in another queue."""
+"""Concurrent status calls. A call takes milliseconds; more of them would only wait in another queue."""
 
 SHORTEST_KEY: Final = 8
-"""Characters of an API key that is hidden in replies. A shorter one is no secret, and may be a part of any word: hiding
-it would damage the reply, and the id of a paid task in it."""
+"""The shortest API key that is hidden in replies, in characters. A shorter one is not a secret and may be part of any
+word: hiding it could damage the reply, and the id of a paid task in it."""
 
 SHORTEST_TOKEN: Final = 32
-"""Characters of the last part of a callback URL that is hidden by itself."""
+"""The shortest last part of a callback URL that is hidden by itself, in characters."""
 
 NEVER_CONNECTED = (
     httpx.ConnectError,
@@ -62,7 +62,7 @@ NEVER_CONNECTED = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
-"""httpx raises these before a byte of the request is sent. Every other transport error may come after."""
+"""httpx raises these before it sends any byte of the request. Every other transport error may come later."""
 
 
 class StatusClient:
@@ -72,8 +72,8 @@ class StatusClient:
         api_key: sent as a bearer token to `base_url` and nowhere else.
         base_url: the API's URL.
         requests_per_minute: the limit for all calls of this client together; None: the caller enforces it.
-        submit_timeout_seconds: the longest one paid call may take, from connecting to the last byte of the reply.
-        retry_delay_seconds: the first pause before a call is repeated.
+        submit_timeout_seconds: the longest a paid call may take, from connecting to the last byte of the reply.
+        retry_delay_seconds: the pause before the first retry.
         max_tries: how many requests `status` makes in all.
     """
 
@@ -105,8 +105,8 @@ class StatusClient:
             httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None),
             httpx.Timeout(read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
         )
-        # httpx compares every waiting request with every connection, so the queue is ours: it costs nothing, and time
-        # in it is no time-out.
+        # httpx compares every waiting request with every connection. Our own queue costs nothing, and waiting in it
+        # does not count toward a time-out.
         self._gate = asyncio.Semaphore(STATUS_CONNECTIONS)
 
     def _client(self, limits: httpx.Limits, timeout: httpx.Timeout) -> httpx.AsyncClient:
@@ -119,7 +119,7 @@ class StatusClient:
             proxy=proxy_for(self._base_url),
             trust_env=False,  # httpx would send the key in plain text through HTTP_PROXY, even to this machine
             follow_redirects=False,  # a redirect would carry the API key to another host
-            # None is kept: one with an invalid character would make every later call fail before it is sent.
+            # No cookie is kept: one with an invalid character would make every later call fail before it is sent.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
@@ -153,10 +153,10 @@ class StatusClient:
         return parse_status(envelope, task_id=task_id)
 
     async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
-        """Requests the state of a task of this model, and repeats that after transient errors.
+        """Requests the state of a task of this model, with retries after transient errors.
 
         Raises:
-            ApixoError: no usable answer in any try.
+            ApixoError: no try got a usable answer.
         """
         tries = 1
         while True:
@@ -185,7 +185,7 @@ class StatusClient:
     async def _get(
         self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
     ) -> Envelope:
-        """One free call, within the limits."""
+        """Makes one free call, within the limits."""
         await self.wait_for_turn()
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
@@ -210,7 +210,7 @@ class StatusClient:
             finally:
                 await response.aclose()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ssl.SSLError) as error:
-            # Logs print causes too: one whose text holds a secret is left out.
+            # Logs also print causes, so a cause whose text contains a secret is dropped.
             harmless = all(self._hidden(str(seen), secret) == str(seen) for seen in causes(error))
             raise self._failure(error, request.url.host, task_id, secret) from (error if harmless else None)
         retry_after_seconds = parse_retry_after(
@@ -218,8 +218,8 @@ class StatusClient:
             milliseconds=response.headers.get("retry-after-ms"),
             now=datetime.now(UTC),
         )
-        # A server may echo the request in an error page: neither the key nor the callback's token may travel on.
-        text = body.decode(detect_encoding(body), "replace")  # as JSON is read: it may be UTF-16, and so may the echo
+        # A server may echo the request in an error page: remove the API key and the callback's token.
+        text = body.decode(detect_encoding(body), "replace")  # decoded like JSON, which may be UTF-16
         key = self._api_key if len(self._api_key) >= SHORTEST_KEY else ""
         body = hide_secret(hide_secret(text, key), secret or "").encode()
         return parse_envelope(
@@ -231,7 +231,7 @@ class StatusClient:
         )
 
     def _failure(self, error: Exception, host: str, task_id: str | None, secret: str | None) -> ApixoError:
-        # A parser's error quotes the line it stumbled over, which may echo what we sent.
+        # A parser's error quotes the invalid line, which may echo what we sent.
         why = self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
         if isinstance(error, NEVER_CONNECTED):
             if is_untrusted_certificate(error):
@@ -242,7 +242,7 @@ class StatusClient:
                 f"Check the network and base_url, then run it again.{NO_WAY}",
                 task_id=task_id,
             )
-        if isinstance(error, httpx.InvalidURL):  # httpx reads the address of a redirect, also where it must not follow
+        if isinstance(error, httpx.InvalidURL):  # httpx parses a redirect's URL even if it does not follow it
             return ServerError(f"{host} answered with a redirect to an invalid URL ({why}).", task_id=task_id)
         return NoReplyError(f"{host} did not send a complete reply to the request ({why}).", task_id=task_id)
 
@@ -258,12 +258,12 @@ class ApixoClient(StatusClient):
 
     @cached_property
     def _paid_http(self) -> httpx.AsyncClient:
-        """The paid call gets a fresh connection each time.
+        """The HTTP client of the paid call, with a new connection for each call.
 
-        On a kept one, the server's idle time-out can strike just as we send, and then nobody knows whether the request
-        was read. Nor does it queue for one: a time-out in a queue would count as unclear.
+        The server's idle time-out could close a reused connection just as we send, and it would be unknown whether the
+        request was read. The number of connections is unlimited: a time-out in a queue would count as unclear.
         """
-        # Connecting ends before the whole call does: then it is known that nothing was sent. (TLS counts separately.)
+        # Connecting times out before the whole call, so it is known that nothing was sent. (TLS counts separately.)
         connect_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, self._submit_timeout_seconds / 3)
         return self._client(
             httpx.Limits(max_connections=None, max_keepalive_connections=0),
@@ -288,9 +288,9 @@ class ApixoClient(StatusClient):
         Args:
             request: the video.
             callback_url: the URL that the provider calls when the task ends; None: no callback.
-            idempotency_key: identifies this one call, in case the provider one day recognizes a repetition by it. APIXO
-                documents none for the single call, so nothing relies on it. Printable ASCII.
-            before_sending: called when the rate limit allows the call, right before connecting. If it raises, nothing
+            idempotency_key: identifies this call, in case the provider starts to recognize repeated calls by it. APIXO
+                documents no such key for the single call, so nothing relies on it. Printable ASCII.
+            before_sending: called after the wait for the rate limit, right before connecting. If it raises, nothing
                 is sent.
 
         Raises:
@@ -302,7 +302,7 @@ class ApixoClient(StatusClient):
         await self.wait_for_turn()
         if before_sending is not None:
             await before_sending()
-        # A server may echo the token alone. A short word, of another receiver's URL, may also be one of the answer.
+        # A server may echo the token alone. A shorter last part, of another receiver's URL, may be an ordinary word.
         token = (callback_url or "").rpartition("/")[2]
         try:
             with quiet():
@@ -337,9 +337,9 @@ async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:
 
 
 def _limiter(requests_per_minute: float) -> AsyncLimiter:
-    """A leaky bucket of one second's worth.
+    """A leaky bucket with the capacity of one second.
 
-    A bucket of a whole minute's worth would let twice the limit through in the first minute: it starts empty and leaks.
+    With the capacity of a minute, the first minute would allow twice the limit: the bucket starts empty and leaks.
     """
     per_second = requests_per_minute / 60
     return AsyncLimiter(per_second, 1) if per_second >= 1 else AsyncLimiter(1, 1 / per_second)

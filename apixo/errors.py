@@ -18,7 +18,7 @@ SoraError                      base of all errors that are raised on purpose, he
     │   ├── NoReplyError           time-out or cut connection after the request was sent
     │   ├── ServerError            neither an acceptance nor a documented rejection (5xx, a redirect, …)
     │   └── UnexpectedReplyError   an acceptance whose body makes no sense
-    ├── DeadlineError              the task had not ended when the wait was over; it may still succeed
+    ├── DeadlineError              the task did not end in time; it may still succeed
     └── GenerationFailedError      the provider accepted the task and reports that it failed
         ├── ContentViolationError      the content violates the guidelines: the same request cannot succeed
         ├── InvalidInputError          the prompt or an image cannot be used: the same request cannot succeed
@@ -29,8 +29,8 @@ SoraError                      base of all errors that are raised on purpose, he
         └── GivenUpError               no status, end or usable result for so long that polling has stopped
 ```
 
-What matters is the line between `ProvablyUnpaidError` and `UnclearError`: the paid call may be repeated on one side of
-it and never on the other. A status call, which is free, may be repeated on both sides.
+The difference between `ProvablyUnpaidError` and `UnclearError` is essential: the paid call may be repeated after the
+first, and never after the second. A status call is free and may be repeated after both.
 """
 
 import re
@@ -43,13 +43,13 @@ from apixo.redaction import excerpt
 
 
 class SoraError(Exception):
-    """Base of every error that is raised on purpose, with which a step, a row of a batch or a run may end.
+    """Base of every error that is raised on purpose and may end a step, a row of a batch or a run.
 
     Any other exception that ends one of them is a bug.
 
     Attributes:
-        message: what happened and what to do next, for a person.
-        retryable: whether the same call may succeed later without anyone doing anything.
+        message: what happened and what to do next, for the user.
+        retryable: whether the same call may succeed later without a fix.
     """
 
     retryable: bool = False
@@ -63,12 +63,12 @@ class ApixoError(SoraError):
     """Base of all errors of the API.
 
     Attributes:
-        code: the `code` of the reply (or its HTTP status when there was no envelope); None without a reply.
+        code: the `code` of the reply (or its HTTP status if there was no envelope); None without a reply.
         task_id: the provider's task, if the error is about one.
-        retry_after_seconds: how long the provider asked to wait; None if it did not say.
-        retryable: whether repeating the same call later can help. It does *not* say that repeating is free of charge:
-            for the paid call only `ProvablyUnpaidError` says that.
-        enveloped: whether it came in the API's own envelope, so that the API answered and not a gateway in its place.
+        retry_after_seconds: how long the provider asked to wait; None if it did not.
+        retryable: whether repeating the same call later can help. It does *not* mean that repeating is free of charge:
+            for the paid call, only `ProvablyUnpaidError` means that.
+        enveloped: whether it came in the API's own envelope, so the API answered and not a gateway in front of it.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class NotSentError(ProvablyUnpaidError):
 
 
 class UntrustedCertificateError(NotSentError):
-    """The server's certificate is not trusted here, so nothing was sent. Waiting does not change that."""
+    """The server's certificate is not trusted here, so nothing was sent. A retry does not help."""
 
     retryable = False
 
@@ -107,7 +107,7 @@ class RefusedError(ProvablyUnpaidError):
     """The provider answered with a documented rejection.
 
     Attributes:
-        advice: what to do next, for a person.
+        advice: what to do next, for the user.
     """
 
     advice: ClassVar[str] = ""
@@ -129,13 +129,13 @@ class AuthenticationError(RefusedError):
 
 
 class InsufficientBalanceError(RefusedError):
-    """402, or a 400 whose text says so: the balance of the account is too low."""
+    """402, or a 400 with a matching text: the balance of the account is too low."""
 
     advice = "The balance of the APIXO account is too low. Top it up, then run it again."
 
 
 class PermissionDeniedError(RefusedError):
-    """403: the API key lacks a permission. Also if the text of a 403 does not say which of its two meanings applies."""
+    """403: the API key lacks a permission. Also used if the text does not say which of the two meanings applies."""
 
     advice = (
         "This API key may not use that model, or lacks another permission. Check the key's permissions in the APIXO "
@@ -144,19 +144,19 @@ class PermissionDeniedError(RefusedError):
 
 
 class ContentRefusedError(RefusedError):
-    """403 in its other meaning: the content violates the policy."""
+    """403 with its other meaning: the content violates the policy."""
 
     advice = "Change the prompt or the image, and use a new key."
 
 
 class ModelNotFoundError(RefusedError):
-    """404, or a rejection with MODEL_UNAVAILABLE: the provider does not have the model, or not at the moment."""
+    """404, or a rejection with MODEL_UNAVAILABLE: the model does not exist, or is unavailable at the moment."""
 
     advice = "APIXO has no such model for this key. Check the model's name, and whether APIXO still offers it."
 
 
 class RateLimitError(RefusedError):
-    """429: more requests per minute, or more tasks at once, than the provider allows. It does not say which."""
+    """429: too many requests per minute, or too many tasks at once. The provider does not say which."""
 
     retryable = True
     advice = "Too many requests or too many tasks at once. Wait, then run it again."
@@ -181,7 +181,7 @@ class UnexpectedReplyError(UnclearError):
 
 
 class DeadlineError(ApixoError):
-    """The task had not ended when the wait was over. Poll again later: nothing is lost."""
+    """The task did not end in time. Poll again later: nothing is lost."""
 
     retryable = True
 
@@ -190,10 +190,10 @@ class GenerationFailedError(ApixoError):
     """The provider accepted the task and reports it as failed.
 
     Attributes:
-        fail_code: the provider's `failCode`, raw: undocumented ones exist.
+        fail_code: the provider's raw `failCode`, which may be undocumented.
         fail_message: the provider's `failMsg`.
         permanent: the same request cannot succeed, however often it is sent.
-        advice: what to do next, for a person.
+        advice: what to do next, for the user.
     """
 
     permanent: ClassVar[bool] = False
@@ -262,8 +262,8 @@ REFUSALS: dict[int, type[RefusedError]] = {
 """APIXO: the documented error codes. Any other code is not a definite rejection."""
 
 ENVELOPE_ONLY = frozenset({402, 403, 404})
-"""Believed only in the API's own envelope, as the answer to a submission. Gateways and firewalls answer with these
-statuses too; and of a task that was just submitted they may be an answer that came too early."""
+"""Accepted only in the API's own envelope, as the answer to a submission. Gateways and firewalls use these statuses
+too, and a poll right after a submission may get one before the task is known."""
 
 _CONTENT = re.compile(r"content|polic|safety|guideline|prohibit|sensitive|nsfw|violat|prompt|image", re.IGNORECASE)
 _MONEY = r"\b(?:credits?|balance|funds?)\b"
@@ -275,7 +275,7 @@ _EMPTY = re.compile(
     rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}|余额不足", re.IGNORECASE
 )
 _NAME = r"[\"'`]?[\w.]*[-\d][\w.-]*[\"'`]?"
-"""Models have a digit or a hyphen in their names. Another word after `model` says what of it is not accepted."""
+"""A model's name contains a digit or a hyphen. Any other word after `model` names a part of it that is not accepted."""
 _GONE = re.compile(
     # "The model sora-2 does not exist"; but not "5 s are not available for this model", nor "… available for video".
     rf"(?:^|[^\w ] ?|(?<!of )(?<!for )(?<!by )(?<!with )(?<!in )\b(?:the|this|your|requested) )model:? ?(?:{_NAME} )?"
@@ -290,9 +290,9 @@ _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORE
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:
-    """The class of a documented rejection. A 400 or 403 has several documented meanings: its text decides.
+    """The class of a documented rejection. A 400 or 403 has several documented meanings; its text decides.
 
-    The text may contain the name of a failCode, of either generation.
+    The text may contain the name of a failCode, old or new.
     """
     words = _JOINED.sub(" ", words)
     if code in (400, 403) and _GONE.search(words):
@@ -307,7 +307,7 @@ def refusal_class(code: int, words: str) -> type[RefusedError]:
 ACCOUNT_ERRORS: frozenset[str] = frozenset(
     cls.__name__ for cls in (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, ModelNotFoundError)
 )
-"""Rejections that concern the account, its key or the model: the next request would be rejected as well."""
+"""Rejections because of the account, its key or the model: the next request would be rejected as well."""
 
 FAILURES: dict[str, tuple[type[GenerationFailedError], str]] = {
     "CONTENT_VIOLATION": (ContentViolationError, ""),
@@ -330,17 +330,17 @@ FAILURES: dict[str, tuple[type[GenerationFailedError], str]] = {
     "GENERATION_FAILED": (ProviderFailureError, ""),
     "INSUFFICIENT_CREDITS": (InsufficientCreditsError, ""),
 }
-"""APIXO: the documented failCodes, of two generations, and what was flagged, if the code says so. Any other code is a
+"""APIXO: the documented failCodes, old and new, each with what was flagged, if the code says so. Any other code is a
 plain `GenerationFailedError`."""
 
 NO_STATUS = "no status"
 NO_END = "no end"
 NO_RESULT = "no result"
-"""Our own reasons, in place of a failCode: why a task was given up."""
+"""Our own reasons for giving up a task, used instead of a failCode."""
 
 
 def _plain(fail_code: str) -> str:
-    """A failCode as both generations spell it: without case and underscores."""
+    """A failCode in lower case and without underscores, so that old and new spellings match."""
     return fail_code.replace("_", "").casefold()
 
 
@@ -351,10 +351,10 @@ _DETECTORS = {_plain(code) for code in ("NSFW", "NSFW_DETECTED", "SensitiveConte
 
 
 def may_be_mistaken(fail_code: str) -> bool:
-    """Whether the same request may pass next time: if the finished video was flagged, or if a detector flagged it.
+    """Whether the same request may pass next time: the finished video was flagged, or a detector flagged it.
 
     Users of several providers report that a request passed a detector on a second try: the detector checks the output,
-    which is generated anew. If the prompt or an image was flagged, or a violation as such, the outcome would be the
+    which is generated again. If the prompt, an image or a violation in general was flagged, the outcome would be the
     same.
     """
     code = _plain(fail_code)
@@ -362,7 +362,7 @@ def may_be_mistaken(fail_code: str) -> bool:
 
 
 def describe_problem(problem: ErrorDetails) -> str:
-    """One problem that pydantic found: which field, and what is wrong. Without the value, which may be a secret."""
+    """One pydantic error: the field and what is wrong, without the value, which may be a secret."""
     where = ".".join(map(str, problem["loc"]))
     text = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {text}" if where else text
@@ -377,7 +377,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
-    """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
+    """The error for a failed task; its `failCode` decides the class. Case and underscores do not matter."""
     cls, part = _FAILURES.get(_plain(fail_code), (GenerationFailedError, ""))
     text = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
     about = f" This concerns {part}." if part else ""

@@ -1,7 +1,7 @@
-"""How requests are routed: the environment's proxy, and the certificates to trust. The same for everything.
+"""The environment's proxy and the trusted certificates, the same for all requests.
 
-The API, the object store, image hosts and result hosts all use this: if the paid call gets through, so must the video
-that was paid for.
+The API, the object store, image hosts and result hosts all use this: if the paid call gets through, the download of
+the paid video must get through too.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ UNTRUSTED: Final = (
     "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
 )
 NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
-"""The remedy for a host that cannot be reached at all."""
+"""Advice for a host that cannot be reached at all."""
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
-"""This machine, as `NO_PROXY` names it."""
+"""The names of this machine in `NO_PROXY`."""
 PEM: Final = b"-----BEGIN "
-"""How each certificate in a text file begins."""
+"""The beginning of each certificate in a PEM file."""
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
     """The proxy that the environment sets for a URL; None: connect directly.
 
-    `HTTPS_PROXY`, else `ALL_PROXY`, in lower case first, as curl and urllib read them; `NO_PROXY` is honored. Loopback
-    hosts are always reached directly. So is an http:// URL that is sent a key: the proxy would see it in plain text.
+    Reads `HTTPS_PROXY`, else `ALL_PROXY`, each in lower case first, like curl and urllib, and honors `NO_PROXY`.
+    Loopback hosts are always reached directly. So are http:// URLs if requests carry a key, which the proxy would see.
 
     Args:
         url: the server's URL.
@@ -43,7 +43,7 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
         carries_key: whether requests carry a key of ours. Without one, `HTTP_PROXY` counts for http:// URLs.
 
     Returns:
-        The proxy's URL with its scheme, and its user name and password if it has them: it is a secret.
+        The proxy's URL with its scheme. It may contain a user name and password, so it is a secret.
 
     Raises:
         ValueError: the environment sets a proxy that is not an HTTP proxy.
@@ -69,10 +69,10 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
 
 
 def bypass_proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables with which no proxy of the environment is used for this machine; none if it has no proxy.
+    """Variables that exclude this machine from the environment's proxies; empty if the environment has no proxy.
 
-    A proxy cannot reach this machine's loopback. Prefect's clients use one all the same, also for a server here, and
-    the one for events uses that for https. httpx and curl read the small name first, others the large one.
+    A proxy cannot reach this machine's loopback. Prefect's clients still use it for a local server, and its events
+    client uses the https proxy. Both spellings are set: httpx and curl read lower case first, others upper case.
     """
     if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") and environ[name] for name in environ):
         return {}
@@ -84,16 +84,17 @@ def bypass_proxies(environ: Mapping[str, str]) -> dict[str, str]:
 def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     """The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's and Mozilla's.
 
-    Takes about 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
+    Takes about 18 ms, and twice that with both. A system without certificates (a slim container) still trusts
+    Mozilla's.
 
     Raises:
-        ValueError: one of the two variables names nothing that exists, or a file without certificates. Nothing would
-            be trusted, which each connection would report as its server's fault.
+        ValueError: one of the two variables names a missing path, or a file without certificates. Nothing would be
+            trusted, and each connection would blame its server.
     """
     named = named_certificates(environ)
     context = ssl.create_default_context()
-    # From Python 3.13 on it also requires what many private CAs leave out, such as key identifiers. The
-    # object store's client does not, and both are to trust the same.
+    # Since Python 3.13 it also requires fields that many private CAs omit, such as key identifiers. The object store's
+    # client does not, and both must trust the same certificates.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not named:
         context.load_verify_locations(certifi.where())
@@ -104,7 +105,7 @@ def named_certificates(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Which of `SSL_CERT_FILE` and `SSL_CERT_DIR` are set. Takes a fraction of a millisecond.
 
     Raises:
-        ValueError: one of them names nothing that exists, or a file without certificates.
+        ValueError: one of them names a missing path, or a file without certificates.
     """
     named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
     for name in named:
@@ -127,7 +128,7 @@ def is_untrusted_certificate(error: BaseException) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine."""
+    """Whether a host name or IP address is this machine."""
     host = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(host.strip("[]"))
@@ -138,22 +139,22 @@ def is_loopback(host: str) -> bool:
 
 
 def _bypasses(host: str, port: int, no_proxy: str) -> bool:
-    """Whether NO_PROXY names a host, in any of the ways that programs read: `*.corp.example`, `10.0.0.0/8`, `<local>`.
+    """Whether NO_PROXY names a host, in any common syntax: `*.corp.example`, `10.0.0.0/8`, `<local>`.
 
-    No name is looked up, so a network counts for hosts that are given as addresses.
+    Names are not resolved, so a network matches only hosts given as IP addresses.
     """
     entries = [entry.removeprefix("*") or "*" for entry in re.split(r"[\s,;]+", no_proxy) if entry]
     if "*" in entries or ("<local>" in entries and "." not in host and ":" not in host):
         return True
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        return any(_holds(entry, address, port) for entry in entries)
-    # With the port, for an entry may have one.
+        return any(_matches(entry, address, port) for entry in entries)
+    # With the port, because an entry may have one.
     return bool(proxy_bypass_environment(f"{host}:{port}", {"no": ",".join(entries)}))
 
 
-def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bool:
-    """Whether an entry of NO_PROXY is this address or a network with it."""
+def _matches(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bool:
+    """Whether an entry of NO_PROXY is this IP address or a network that contains it."""
     entry = entry.removesuffix(f":{port}") if entry.startswith("[") or entry.count(":") == 1 else entry
     try:
         return address in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)

@@ -1,6 +1,6 @@
 """The API's replies as types, and how they are parsed. All pure.
 
-A task's state is a class of its own, so that a result exists only on `Succeeded` and a reason only on `Failed`.
+Each state of a task has its own class, so a result exists only on `Succeeded` and a reason only on `Failed`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from apixo.results import DOCUMENTED, find_result_urls
 
 
 def _lenient_int(value: object) -> int | None:
-    """Times are for information only: one in an odd shape must not cost a video."""
+    """Times are only informative: a malformed one must not cost a video."""
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError, OverflowError):
@@ -57,7 +57,7 @@ class Processing(TaskStatus):
 
 
 class UnknownState(TaskStatus):
-    """An undocumented state, without a result or a failCode. Polling continues: a known one may follow."""
+    """An undocumented state, without a result or a failCode. Polling continues: a documented state may follow."""
 
 
 class Succeeded(TaskStatus):
@@ -77,7 +77,7 @@ Status = Pending | Processing | UnknownState | Succeeded | Failed
 
 
 class Envelope(BaseModel):
-    """`{"code": int, "message": str, "data": object | null}`, around every reply. Keeps what else is in it."""
+    """`{"code": int, "message": str, "data": object | null}`, around every reply. Other fields are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -96,14 +96,14 @@ def parse_envelope(
 ) -> Envelope:
     """The envelope of a reply that is an acceptance.
 
-    Whether an error's HTTP status equals its `code`, or is 200 with the code in the body, is not documented.
-    So both are read: an acceptance needs both to be 200; a rejection needs one of them to reject, and the other to
-    reject or be 200. Everything else is unclear.
+    APIXO does not document whether an error's HTTP status equals its `code`, or is 200 with the code in the body.
+    So both are read: for an acceptance both must be 200; for a rejection one must be a rejection, and the other a
+    rejection or 200. Everything else is unclear.
 
     Args:
-        submission: whether this answers the paid call. Its rejection must not be one that may be an acceptance.
-        retry_after_seconds: as the reply asks to wait.
-        task_id: the task that was polled, if one was.
+        submission: whether this answers the paid call. A rejection of it that may be an acceptance is unclear.
+        retry_after_seconds: how long the reply asks to wait.
+        task_id: the task that was polled, if any.
 
     Raises:
         RefusedError: a documented rejection (400, 401, 429; if no task was polled also 402, 403, 404 in an envelope).
@@ -129,7 +129,7 @@ def parse_envelope(
     code = envelope.code if envelope and envelope.code != 200 else http_status
     words = _words(envelope) if envelope else ""
     if not definite and envelope and (envelope.data is not None or envelope.model_extra):
-        words = ""  # what is not understood is shown whole: it may name a paid task
+        words = ""  # an unclear reply is shown whole: it may name a paid task
     text = excerpt(words.encode("utf-8", "replace") or body)
     cls: type[RefusedError | ServerError] = ServerError
     message = (
@@ -150,43 +150,43 @@ def parse_envelope(
 
 
 def _may_be_accepted(envelope: Envelope | None, body: bytes) -> bool:
-    """Whether the rejection of a submission may be an acceptance: it names a task, has data, or another code too."""
+    """Whether the rejection of a submission may be an acceptance: it names a task, has data, or has a second code."""
     fields: list[tuple[str, Any]] = []
     outermost: list[tuple[str, Any]] = []
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields.extend((_plain_name(name), value) for name, value in pairs)
-        outermost[:] = pairs  # the last object to be closed is the first that was opened
+        outermost[:] = pairs  # the outermost object is parsed last
         return dict(pairs)
 
     try:
         json.loads(body, object_pairs_hook=look)
     except (ValueError, RecursionError):
-        left = body.replace(b"\0", b"").lower()  # of what may be UTF-16
+        left = body.replace(b"\0", b"").lower()  # without the null bytes of UTF-16
         return envelope is not None or b"taskid" in left or b'"code"' in left
     codes = [value for name, value in outermost if name == "code"]
     if len(codes) > 1 or (codes and envelope is None):
         return True
     return any(_names_a_task(name, value) for name, value in fields) or any(
-        value and not _only_says_why(value) for name, value in outermost if name == "data"
+        value and not _is_documented_error(value) for name, value in outermost if name == "data"
     )
 
 
 _TASK_ID: Final = re.compile(
     r"task[_-]?[0-9a-f]{6,}|task[ _-]?id\W{1,3}\w|(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE
 )
-"""Ids such as `task_12345678` and of 32 hex digits were seen."""
+"""Ids such as `task_12345678`, and ids of 32 hex digits, have been seen."""
 _NO_TASK: Final = re.compile(r"https?://\S+|(?:request|trace|log|span|correlation)[ _-]?id\W{0,4}[\w-]+", re.IGNORECASE)
-"""What a rejection may quote from the request, and what many APIs say about the call itself, for their support."""
+"""Not task ids: URLs quoted from the request, and ids of the call itself, which many APIs return for their support."""
 _CALL_ID_NAMES: Final = frozenset({"requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid"})
 
 
 def _names_a_task(name: str, value: Any) -> bool:
-    """Whether a field of a rejection contains, at any depth, what may be the id of a task."""
+    """Whether a field of a rejection contains a possible task id, at any depth of lists."""
     if name == "taskid":
         return True
     waiting = [value] if name not in _CALL_ID_NAMES else []
-    while waiting:  # lists in lists may be deep
+    while waiting:  # not recursive: nested lists may be deep
         found = waiting.pop()
         if isinstance(found, list):
             waiting.extend(found)
@@ -195,15 +195,15 @@ def _names_a_task(name: str, value: Any) -> bool:
     return False
 
 
-def _only_says_why(data: Any) -> bool:
-    """Whether it is the documented `{"error": "Missing required field: …"}`, and names no task."""
+def _is_documented_error(data: Any) -> bool:
+    """Whether it is the documented `{"error": "Missing required field: …"}` and nothing else."""
     why = data.get("error") if isinstance(data, dict) and len(data) == 1 else None
     return isinstance(why, str)
 
 
 def _words(envelope: Envelope) -> str:
-    """The text of a rejection, in the message and in `data.error`."""
-    why = envelope.data["error"] if _only_says_why(envelope.data) else ""
+    """The text of a rejection, from the message and `data.error`."""
+    why = envelope.data["error"] if _is_documented_error(envelope.data) else ""
     return ": ".join(part for part in (envelope.message, why) if part)
 
 
@@ -212,14 +212,14 @@ _UNDER_WAY: Final = re.compile(
     r"pending|processing|progress|queu|retrying|running|wait|(?<!miss)ing$"
     r"|^(created|submitted|scheduled|throttled|not[_ ]?start(ed)?)$"
 )
-"""A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time. Video
-APIs document `wait`, `queuing`, `generating`, `initializing`, `submitted`, `created` and `NOT_START`, some with a
-placeholder of a result or a failCode next to them."""
+"""A task in such a state may still be in progress: if it counted as failed, it could be paid for a second time. Video
+APIs document `wait`, `queuing`, `generating`, `initializing`, `submitted`, `created` and `NOT_START`, some of them with
+a placeholder for the result or the failCode."""
 _NO_FAIL_CODES: Final = frozenset({"", "0", "200", "none", "null", "nil", "undefined", "false", "n/a", "ok", "success"})
 
 
 def parse_submitted(envelope: Envelope) -> str:
-    """The task id of an accepted submission: `data.taskId`, or the only one that is named in another way.
+    """The task id of an accepted submission: `data.taskId`, or the only id under another spelling or place.
 
     Raises:
         UnexpectedReplyError: the provider accepted it without a usable task id.
@@ -228,11 +228,11 @@ def parse_submitted(envelope: Envelope) -> str:
     if len(named) == 1:
         return named[0]
     shown = {"data": envelope.data, **envelope.model_extra} if envelope.model_extra else envelope.data
-    raise _odd(f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(shown)}.")
+    raise _unexpected(f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(shown)}.")
 
 
 def _named_tasks(envelope: Envelope) -> list[str]:
-    """The documented task of an acceptance; else each that is named in another spelling, or beside `data`."""
+    """The task id at the documented place; else each one in another spelling, or next to `data`."""
     data = envelope.data
     if isinstance(data, str):
         with contextlib.suppress(ValueError, RecursionError):
@@ -251,7 +251,7 @@ def _plain_name(name: str) -> str:
 
 
 def parse_balance(envelope: Envelope) -> Decimal:
-    """The balance of the account: a bare number, as APIXO documents it.
+    """The balance of the account, which APIXO documents as a bare number.
 
     Raises:
         UnexpectedReplyError: it is not a number.
@@ -259,15 +259,15 @@ def parse_balance(envelope: Envelope) -> Decimal:
     amount = envelope.data
     if isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount):
         return Decimal(str(amount))
-    raise _odd(f"APIXO returned no balance: {_show(amount)!r}.")
+    raise _unexpected(f"APIXO returned no balance: {_show(amount)!r}.")
 
 
 def usable_task_id(value: object) -> str | None:
-    """A task id as the provider wrote it, without spaces around it, a number as digits; None: it cannot be one."""
+    """The provider's task id, as text without surrounding spaces; None if the value cannot be a task id."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TASK_NUMBER:
         return str(value)
     text = value.strip() if isinstance(value, str) else ""
-    if text in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
+    if text in ("null", "None", "undefined"):  # a missing value from a broken serializer
         return None
     return text if text.isprintable() and 0 < len(text) <= 200 else None
 
@@ -275,18 +275,18 @@ def usable_task_id(value: object) -> str | None:
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     """The state of the task that was polled.
 
-    The documented words count in upper or lower case, and with spaces around them. Any other word is believed if it
+    Documented states match in any case and with surrounding spaces. Any other state is a success or failure if it
     comes with a result or a failCode, unless it says that the task is in progress.
 
     Raises:
-        UnexpectedReplyError: no state, another task's, or a success without a readable result.
+        UnexpectedReplyError: no state, another task's state, or a success without a readable result.
     """
     data = envelope.data
     if not isinstance(data, dict):
-        raise _odd(f"APIXO returned no status for task {task_id}: {_show(data)}.", task_id)
+        raise _unexpected(f"APIXO returned no status for task {task_id}: {_show(data)}.", task_id)
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
-        raise _odd(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
+        raise _unexpected(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
     state = data.get("state")
     times = {name: data.get(name) for name in ("createTime", "completeTime", "costTime")}
     known = {"task_id": task_id, "state": _clean(state), **times}
@@ -303,7 +303,7 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
             case _:
                 return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
-        raise _odd(f"APIXO's status of task {task_id} has an invalid shape: {_show(data)}.", task_id) from error
+        raise _unexpected(f"APIXO's status of task {task_id} has an invalid shape: {_show(data)}.", task_id) from error
 
 
 def says_under_way(state: str) -> bool:
@@ -312,7 +312,7 @@ def says_under_way(state: str) -> bool:
 
 
 def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
-    """An undocumented state: what comes with it says what it means."""
+    """Interprets an undocumented state by the fields that come with it."""
     task_id, state = known["task_id"], data.get("state")
     is_under_way = isinstance(state, str) and says_under_way(state)
     quoted = f"APIXO reports task {task_id} as {_show(state)}, an undocumented state"
@@ -323,13 +323,13 @@ def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
         return _failed(data, known, f"{quoted}. It came with a failCode, so it counts as a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
-    raise _odd(f"APIXO returned no state for task {task_id}: {_show(data)}.", task_id)
+    raise _unexpected(f"APIXO returned no state for task {task_id}: {_show(data)}.", task_id)
 
 
 def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Succeeded:
     found = find_result_urls(data)
     if found is None:
-        raise _odd(
+        raise _unexpected(
             f"APIXO reports task {known['task_id']} as success, but without a result URL: "
             f"{_show(data.get('resultJson'))}.",
             known["task_id"],
@@ -346,7 +346,7 @@ def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Faile
 
 
 def _clean(text: object) -> str:
-    """The provider's words as text that can be stored: JSON may contain half a character, which UTF-8 cannot."""
+    """The provider's text, made storable: JSON may contain lone surrogates, which UTF-8 cannot encode."""
     return "" if text is None else str(text).encode("utf-8", "replace").decode()
 
 
@@ -355,12 +355,12 @@ def _envelope(body: bytes) -> Envelope | None:
         return Envelope.model_validate_json(body, strict=True)
     except ValidationError:
         pass
-    try:  # "message": null, or a number: the code is what counts
+    try:  # such as "message": null or a number; only the code matters
         loose = json.loads(body)
         code = loose["code"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
-    # Only an acceptance is read from text, or from the 200.0 of a serializer: a rejection must be as documented.
+    # Only an acceptance may be text, or 200.0 from a serializer: a rejection must be exactly as documented.
     if (isinstance(code, str) and code.strip() == "200") or (isinstance(code, float) and code == 200):
         code = 200
     if not isinstance(code, int) or isinstance(code, bool):
@@ -368,7 +368,7 @@ def _envelope(body: bytes) -> Envelope | None:
     return Envelope.model_validate({**loose, "code": code, "message": str(loose.get("message") or "")})
 
 
-def _odd(message: str, task_id: str | None = None) -> UnexpectedReplyError:
+def _unexpected(message: str, task_id: str | None = None) -> UnexpectedReplyError:
     return UnexpectedReplyError(message, code=200, task_id=task_id, enveloped=True)
 
 

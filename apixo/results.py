@@ -1,4 +1,4 @@
-"""The result URLs in a status: those in `resultJson.resultUrls`, or wherever else they can be found. Pure."""
+"""Finds the result URLs in a status: in `resultJson.resultUrls`, or else anywhere in it. Pure."""
 
 import json
 import re
@@ -19,24 +19,24 @@ _RESULT_WORDS: Final = frozenset(
         response result results src uri url urls video videos work works""",
     )
 )
-"""A field named with these words alone may hold a result. `statusUrl`, `callback_url` and `input` may not."""
+"""A field may hold a result if its name has only these words. `statusUrl`, `callback_url` and `input` may not."""
 _OTHER_WORDS: Final = frozenset(
     re.findall(
         r"\w+",
         """callback cover frame image images input poster preview snapshot status thumb thumbnail thumbnails webhook""",
     )
 )
-"""Next to a video, or in its place, these are not what was paid for."""
+"""A field with one of these words is never the video that was paid for."""
 _PICTURE: Final = re.compile(r"\.(avif|gif|jpe?g|png|webp)$", re.IGNORECASE)
 _ESCAPED: Final = re.compile(r"&(?:(?:amp;)+|#38;|#x26;)", re.IGNORECASE)
-"""An ampersand as HTML writes it. Left so, every field of a query but the first has another name, and no signature
-holds."""
+"""An ampersand escaped as in HTML. Unless unescaped, every query field but the first gets another name, and signatures
+become invalid."""
 _MAX_UNWRAPPED: Final = 3
-"""JSON in a string of JSON, and that once more."""
+"""How many levels of JSON encoded as a string are decoded."""
 
 
 def find_result_urls(data: dict[str, Any]) -> tuple[tuple[str, ...], str] | None:
-    """The URLs in a status, in order, and where they were. None: there are none from which a video could be fetched."""
+    """The result URLs in a status, in order, and where they were found. None: there are none."""
     result = _unwrapped(data.get("resultJson"))
     urls = result.get("resultUrls") if isinstance(result, dict) else None
     # An invalid entry next to a good one must not cost the good one.
@@ -58,7 +58,7 @@ def _plain(url: str) -> str:
 
 
 def _unwrapped(value: object) -> object:
-    """The content of a string of JSON; another string as it is."""
+    """Decodes a string that contains JSON; returns any other value as it is."""
     for _ in range(_MAX_UNWRAPPED):
         if not isinstance(value, str):
             break
@@ -70,7 +70,7 @@ def _unwrapped(value: object) -> object:
 
 
 def _urls(value: object) -> Iterator[tuple[str, str]]:
-    """Every URL in a JSON value with the names that lead to it, in order, at any depth."""
+    """Every URL in a JSON value with its path of names, in order, at any depth."""
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, inner = waiting.pop()
@@ -95,5 +95,5 @@ def _is_other(path: str, url: str) -> bool:
 
 
 def _words(path: str) -> list[str]:
-    """`data.videoUrl` and `data.video_url` are data, video, url."""
+    """Splits `data.videoUrl` or `data.video_url` into data, video, url."""
     return [word.lower() for word in _WORDS.findall(path)]

@@ -1,4 +1,4 @@
-"""When a call is repeated, and after which pause. All pure: clock and randomness are passed in as arguments."""
+"""Whether a call is retried, and after which pause. All pure: clock and randomness are passed in as arguments."""
 
 import math
 import random
@@ -11,16 +11,17 @@ from apixo.errors import ProvablyUnpaidError
 
 
 def may_resubmit(error: BaseException) -> bool:
-    """Whether the paid call may be repeated at once: nothing was paid, and it can help."""
+    """Whether the paid call may be retried automatically: nothing was paid, and a retry can help."""
     return isinstance(error, ProvablyUnpaidError) and error.retryable
 
 
 def parse_retry_after(value: str | None, *, milliseconds: str | None = None, now: datetime) -> float | None:
-    """Seconds to wait according to the headers, at most `MAX_RETRY_AFTER_SECONDS`; None: they say nothing usable.
+    """Seconds to wait according to the headers, at most `MAX_RETRY_AFTER_SECONDS`; None if they have no usable value.
 
     Args:
         value: the `Retry-After` header: seconds, or an HTTP date (RFC 9110, 10.2.3).
-        milliseconds: the `retry-after-ms` header, which several providers send; it is more precise and wins.
+        milliseconds: the `retry-after-ms` header, which several providers send; it is more precise and takes
+            precedence.
         now: the time an HTTP date is measured from.
     """
     for text, unit in ((milliseconds, 0.001), (value, 1.0)):
@@ -45,7 +46,8 @@ def retry_delay(
 ) -> float:
     """Seconds to wait after the given number of tries: doubling, half of it random, never less than requested.
 
-    Half fixed, half random: many runs that failed together do not retry together, and none retries at once.
+    Half is random, so that runs that failed together do not retry together; half is fixed, so that none retries at
+    once.
     """
     backoff = min(first_seconds * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
     own = backoff / 2 + backoff / 2 * rng()

@@ -1,7 +1,7 @@
-"""Normalizes URLs as people, spreadsheets and other programs write them, so that every parser reads them alike. Pure.
+"""Normalizes URLs from people, spreadsheets and other programs, so that every parser reads them alike. Pure.
 
-Only the spelling changes here. Whether a URL may be requested is decided by the caller, on the normalized form. An
-image has either a URL that the provider can fetch, or a place in a store, for which a URL has to be made.
+Only the spelling changes here. The caller decides whether the normalized URL may be requested. An image is given either
+as a URL that the provider can fetch, or as `s3://bucket/object`, for which a URL has to be created.
 """
 
 import re
@@ -13,9 +13,9 @@ import httpx
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 _PLAIN: Final = re.compile(r"https?://[A-Za-z0-9._-]+(:\d+)?([/?][!$-;=?-\[\]-~]*)?")
-"""Already normal: a host, then ASCII without spaces, double quotes, backslashes, angle brackets or a fragment."""
+"""Already normalized: a host, then ASCII without spaces, double quotes, backslashes, angle brackets or a fragment."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!\d{1,5}(?:/|$))")
-"""Not a host before its port, as in `example.com:8080/a`."""
+"""A scheme, but not the host of `example.com:8080/a`."""
 _BARE_HOST: Final = re.compile(r"([^/:@\s]+\.[^/:@\s]+|[^/:@\s]+(?=:\d))(:\d{1,5})?/")
 """`example.com/a.jpg` or `localhost:9000/a.jpg`; a lone file name such as `a.jpg` names no host."""
 _CONTROLS: Final = re.compile("[\x00-\x20\x7f]")
@@ -24,35 +24,35 @@ _STORED: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([^\s?#\\]
 
 
 def normalize_url(text: str, *, base: str | None = None) -> str:
-    """The URL in normal form; one that already is in normal form stays as it is, byte for byte.
+    """The URL in normal form; a URL that is already normalized stays the same, byte for byte.
 
-    Removes what surrounds a URL (spaces, quotes, angle brackets, invisible characters), line breaks in it, and its
-    fragment, which is never sent. Backslashes count as slashes, as in every browser; without a scheme it is https.
+    Removes surrounding characters (spaces, quotes, angle brackets, invisible characters), line breaks, and the
+    fragment, which is never sent. Backslashes count as slashes, as in every browser. The default scheme is https.
     Characters that a URL may not contain are percent-encoded, once.
 
     Args:
-        text: the URL; with a base, also a relative one.
-        base: the absolute URL to which a relative one belongs, as in a redirect.
+        text: the URL; with a base, it may be relative.
+        base: the absolute URL that a relative one refers to, as in a redirect.
 
     Returns:
-        The URL. Text that cannot be read as one is returned so that `httpx.URL`, or a check of its scheme, rejects it.
+        The URL. Text that is not a URL is returned in a form that `httpx.URL`, or a check of its scheme, rejects.
     """
     if _PLAIN.fullmatch(text):
         return text
     text = _trimmed(text).partition("#")[0]
     head, mark, query = text.partition("?")
-    head = head.replace("\\/", "/").replace("\\", "/")  # the first is how JSON may spell a slash
+    head = head.replace("\\/", "/").replace("\\", "/")  # JSON may spell a slash as "\/"
     scheme, rest = _split(head, base)
     if scheme is None:
         return text if base is None else _parsed(urljoin(base, _encoded(rest + mark + query)))
     host, slash, path = rest.partition("/")
     url = f"{scheme}://{_narrow(host)}{_encoded(slash + path + mark + query)}"
-    # httpx would leave out an empty user name, and percent-encode a blank in the host.
+    # httpx would drop an empty user name, and percent-encode a space in the host.
     return url if "@" in host or " " in host else _parsed(url)
 
 
 def stored_image(url: str) -> tuple[str, str] | None:
-    """The bucket and the name of an image given as `s3://bucket/object`; None for a web URL."""
+    """The bucket and object name of an image given as `s3://bucket/object`; None for a web URL."""
     found = _STORED.fullmatch(url)
     return (found[1].lower(), found[2]) if found else None
 
@@ -63,14 +63,14 @@ def _image_url(url: str) -> str:
         if stored is None or not url.isprintable():
             raise ValueError("must be s3://bucket/object, such as s3://plans/start.jpg, without ? and #")
         return "s3://{}/{}".format(*stored)
-    url = normalize_url(url)  # what is checked here, and tried out before paying, is what the provider gets
+    url = normalize_url(url)  # checks, and the test download before paying, use the same URL as the provider
     if any(letter.isspace() or not letter.isprintable() for letter in url):
         raise ValueError("contains spaces or control characters in its host; check the spelling")
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except ValueError:
-        # Neither its text nor itself: urllib repeats a part of the URL, which may be a password.
+        # Neither the error's text nor the error itself: urllib quotes part of the URL, which may be a password.
         raise ValueError("is not a URL; give an http:// or https:// URL of a JPG, PNG or WebP") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError(
@@ -104,20 +104,20 @@ def _none_if_blank(value: object) -> object:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
-"""A server's URL, to which a path is appended: without a slash at its end."""
+"""A server's URL, to which a path is appended. It has no trailing slash."""
 OptionalBaseUrl = Annotated[BaseUrl | None, BeforeValidator(_none_if_blank)]
-"""The same, or None, also for the empty text that a form leaves behind."""
+"""The same, or None. Empty text, as a form sends it, becomes None."""
 
 
 def _split(head: str, base: str | None) -> tuple[str | None, str]:
-    """The scheme, and what follows its slashes. No scheme: it is relative, or not a URL at all."""
+    """The scheme, and what follows its slashes. None as the scheme: it is relative, or not a URL at all."""
     found = _SCHEME.match(head)
     scheme = found[1].lower() if found else ""
     if found and scheme in ("http", "https"):
         rest = head[found.end() :]
         if base is not None and not rest.startswith("//") and base.startswith(f"{scheme}:"):
             return None, rest
-        return scheme, rest.removeprefix("/").removeprefix("/")  # `https:/host` is meant as it is read by browsers
+        return scheme, rest.removeprefix("/").removeprefix("/")  # browsers read `https:/host` as `https://host`
     if found:
         return None, head
     if head.startswith("//"):
@@ -128,14 +128,14 @@ def _split(head: str, base: str | None) -> tuple[str | None, str]:
 
 
 def _trimmed(text: str) -> str:
-    """Without invisible characters around it, and without line breaks, which browsers remove as well."""
+    """Removes surrounding quotes, brackets and invisible characters, and line breaks, as browsers do."""
     text = re.sub("[\t\r\n]", "", text)
     wrapping = {one for one in text if unicodedata.category(one)[0] in "CZ" or one in "\"'<>`\u201c\u201d"}
     return text.strip("".join(wrapping)) if wrapping else text
 
 
 def _narrow(host: str) -> str:
-    """Wide letters and digits as plain ones, as IDNA maps them, unless that would change the host."""
+    """Replaces full-width letters and digits by plain ones, like IDNA, unless that adds or removes a delimiter."""
     narrow = unicodedata.normalize("NFKC", host)
     return narrow if _SPECIAL & set(narrow) == _SPECIAL & set(host) else host
 

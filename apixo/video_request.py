@@ -1,4 +1,4 @@
-"""What can be requested from the API: one video."""
+"""The request for one video."""
 
 import functools
 import operator
@@ -24,35 +24,35 @@ from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
 from apixo.urls import ImageUrl
 
 STORED: Final = {"stored": True}
-"""The validation context for requests that were checked when they were made. A catalog changes, and what was paid for
-must stay readable."""
+"""The validation context for requests that were checked when they were created. Catalogs change, but paid requests must
+stay readable."""
 
 UNSUPPORTED: Final = "unsupported"
-"""The type of the errors whose message says what a model supports. None of them repeats a value."""
+"""The type of errors that say what a model supports. Their messages never contain a value."""
 
 MAX_SECONDS: Final = 3_600
-"""The longest video of an unknown model. A typing error beyond it must not be paid for."""
+"""The longest video of an unknown model: a typo must not be paid for."""
 
 FieldProblem = tuple[tuple[str, ...], str]
-"""The field of a request, and what its model supports there."""
+"""A field of a request, and what its model supports there."""
 
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
 ModelName = Annotated[str, StringConstraints(pattern=catalog.NAME_PATTERN)]
-# A tag is a label, not a text: no @ and no slash, so that no address with a password becomes one.
+# A tag is a label. It has no @ and no slash, so it cannot be a URL with a password.
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .:+-]{0,49}$")]
 
 
 def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[str, Any]], None]:
-    """Makes a form built from the JSON schema, such as Prefect's, offer these values, and a way to type another.
+    """Lets a form built from the JSON schema, such as Prefect's, offer these values and accept any other.
 
-    Without a default, the field may be left empty.
+    A field without a default may be left empty.
     """
 
     def change(schema: dict[str, Any]) -> None:
         schema["anyOf"] = [{"title": title, "type": kind, "enum": list(values)}, {"title": "Other", "type": kind}]
-        if schema.get("default") is None:  # null last: what comes first is what a form begins with
+        if schema.get("default") is None:  # null comes last: a form preselects the first
             schema["anyOf"].append({"title": "Empty", "type": "null"})
             schema.pop("default", None)
         schema.pop("type", None)
@@ -71,7 +71,7 @@ class VideoRequest(BaseModel):
     What a model supports is in the catalog (`apixo.catalog`). A model that is not there is sent what was given.
     """
 
-    # Inputs stay out of messages: an invalid URL may contain a password, and messages end up in logs.
+    # Messages never contain input: an invalid URL may contain a password, and messages end up in logs.
     model_config = ConfigDict(extra="forbid", frozen=True, title="Video request", hide_input_in_errors=True)
 
     prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] = Field(
@@ -152,9 +152,9 @@ class VideoRequest(BaseModel):
     @model_validator(mode="after")
     def _supported_by_the_model(self, info: ValidationInfo) -> Self:
         if self.model == DEFAULT_MODEL:
-            # Fixed here, not by the catalog: records, digests and keys of earlier versions have them filled in. Those
-            # of other models stay as they were given, since they must not change when a catalog does.
-            # The request is frozen, and this is still the one place where these are decided.
+            # These defaults are fixed here, not in the catalog: records, digests and keys of earlier versions contain
+            # them. The fields of other models stay as given, so that they do not change when a catalog does.
+            # The request is frozen, hence `object.__setattr__`; nothing else sets these.
             follows = "image-to-video" if self.image_urls else "text-to-video"
             object.__setattr__(self, "mode", self.mode or follows)
             object.__setattr__(self, "duration", 4 if self.duration is None else self.duration)
@@ -173,14 +173,14 @@ class VideoRequest(BaseModel):
         return self
 
     def _problems(self) -> list[FieldProblem]:
-        """What the model, or one of the fallback models, does not support: where, and what is allowed."""
+        """What the model or a fallback model does not support: the field, and what is allowed."""
         unusable = catalog.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
         if not catalog.can_be_sent(self.options):
             return [(("options",), f"must be plain JSON of at most {catalog.MAX_OPTIONS_CHARACTERS:,} characters")]
         common = self.options.keys() & catalog.COMMON
-        if common:  # they would get past every check, and past the price
+        if common:  # as options, they would bypass every check and the price
             fields = "is a separate field" if len(common) == 1 else "are separate fields"
             return [(("options",), f"contains {', '.join(sorted(common))}, which {fields} of the request")]
         if not self.prompt.strip():
@@ -195,7 +195,7 @@ class VideoRequest(BaseModel):
         ]
 
     def _unknown_options(self) -> list[FieldProblem]:
-        """Options that neither the model nor a fallback model has: a typing error would be paid for."""
+        """Options that neither the model nor a fallback model has: a typo would be paid for."""
         chain = [catalog.find(name) for name in (self.model, *self.fallback_models)]
         if any(known is None or known.other_options for known in chain):
             return []
@@ -206,7 +206,7 @@ class VideoRequest(BaseModel):
 
     @property
     def cataloged(self) -> VideoModel | None:
-        """What the catalog says about its model; None: nothing."""
+        """Its model's entry in the catalog; None: there is none."""
         return catalog.find(self.model)
 
     @property
@@ -216,13 +216,13 @@ class VideoRequest(BaseModel):
 
     @property
     def seconds(self) -> int | None:
-        """The requested length in seconds; None: the model has no duration, or is unknown."""
+        """The requested duration in seconds; None: the model has none, or is unknown and none was given."""
         known = self.cataloged
         return known.seconds(self.duration, self._mode) if known else self.duration
 
     @property
     def shape(self) -> Shape | None:
-        """The requested orientation; None: that is left to the model."""
+        """The requested orientation; None: the model decides."""
         known = self.cataloged
         if known is None:
             return catalog.shape_of(self.aspect_ratio)
@@ -232,7 +232,7 @@ class VideoRequest(BaseModel):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What an image may be, for every model that may get it."""
+        """The limits of an image, for all models that may get it."""
         known = [catalog.find(name) for name in self.models]
         return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
 
@@ -244,7 +244,7 @@ class VideoRequest(BaseModel):
         return self.mode or ("image-to-video" if self.image_urls else "text-to-video")
 
     def on(self, model: str) -> Self:
-        """The same request for another model, such as a fallback: without what that one has no field for."""
+        """The same request for another model, such as a fallback, without fields that it does not have."""
         if model == self.model:
             return self
         known = catalog.find(model)
@@ -254,7 +254,7 @@ class VideoRequest(BaseModel):
                 changed["mode"] = None
             if not known.durations:
                 changed["duration"] = None
-            if not known.ratios and self.aspect_ratio == "landscape":  # the default of a video
+            if not known.ratios and self.aspect_ratio == "landscape":  # the default
                 changed["aspect_ratio"] = None
         return self.model_copy(update=changed)
 
@@ -267,7 +267,7 @@ class VideoRequest(BaseModel):
         return ", ".join(part for part in parts if part) + other
 
     def input(self) -> dict[str, Any]:
-        """The body's `input`: the common fields in the model's own words, and the options that it has."""
+        """The body's `input`: the common fields with the model's own names, and the options that it has."""
         known = self.cataloged
         if known is None:
             fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
@@ -289,7 +289,7 @@ class VideoRequest(BaseModel):
         return made | options
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
-        """The JSON body of the paid call. With a callback URL the request type is `callback`, else `async`."""
+        """The JSON body of the paid call. With a callback URL, the request type is `callback`, else `async`."""
         known = self.cataloged
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
         if known is not None and known.provider is not None:
@@ -308,7 +308,7 @@ def _unsupported(request: VideoRequest) -> list[FieldProblem]:
     found: list[FieldProblem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
-    # An option such as sora-2-pro's `size` may contradict the aspect ratio that is given as well.
+    # An option such as sora-2-pro's `size` may contradict a given aspect ratio.
     given, requested = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
     option_shape = catalog.shape_of(given) if isinstance(given, str) else None
     if requested and option_shape and option_shape != requested:

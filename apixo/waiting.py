@@ -1,4 +1,4 @@
-"""Waits for the end of a task. The clock, the pause and the randomness are passed in as arguments."""
+"""Waits for the end of a task. Clock, sleep and randomness are passed in as arguments."""
 
 import asyncio
 import random
@@ -14,8 +14,8 @@ JITTER: Final = 0.2
 """Polls come up to this fraction earlier or later than configured, so that many waiters do not poll in step."""
 
 Report = Callable[[str, float, float], None]
-"""Called after each poll without a final state: the answer, the seconds waited so far, and those until the next
-poll."""
+"""Called after each poll without a final state, with the answer, the seconds waited so far, and the seconds until the
+next poll."""
 
 
 async def wait_for_end(
@@ -32,18 +32,18 @@ async def wait_for_end(
 ) -> Succeeded | Failed:
     """Sleeps, then polls until the task ends or the deadline passes.
 
-    Only a final state or a 401 ends the wait early. Polling continues even after a 400: whether a task is known right
-    after its submission is not documented. A final state that arrives at the deadline still counts.
+    Only a final state or a 401 ends the wait early. Polling continues even after a 400: APIXO does not document whether
+    a task is known right after its submission. A final state that arrives at the deadline still counts.
 
     Args:
         poll: requests the state once.
         initial_wait_seconds: before the first poll. 0 polls at once.
         poll_interval_seconds: between two polls, jittered; a longer Retry-After takes precedence.
-        deadline_seconds: from now. There is at least one poll in any case.
-        report: called with the answer to every poll.
+        deadline_seconds: from now. There is always at least one poll.
+        report: called after every poll that does not end the wait.
 
     Raises:
-        DeadlineError: the deadline passed without an end.
+        DeadlineError: the task did not end before the deadline.
         AuthenticationError: no poll will succeed with this key.
     """
     started = monotonic()
@@ -51,13 +51,13 @@ async def wait_for_end(
     while True:
         if pause > 0:
             await sleep(pause)
-        asked_seconds = 0.0
+        requested_seconds = 0.0
         try:
             status = await poll()
         except AuthenticationError:
             raise
         except ApixoError as error:
-            last, asked_seconds = str(error), error.retry_after_seconds or 0.0
+            last, requested_seconds = str(error), error.retry_after_seconds or 0.0
         else:
             if isinstance(status, Succeeded | Failed):
                 return status
@@ -73,6 +73,6 @@ async def wait_for_end(
                 task_id=task_id,
             )
         jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * rng())
-        pause = min(max(jittered, asked_seconds), left)
+        pause = min(max(jittered, requested_seconds), left)
         if report is not None:
             report(last, waited, pause)

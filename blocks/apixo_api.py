@@ -16,12 +16,12 @@ from apixo.urls import BaseUrl, OptionalBaseUrl
 from blocks.prices import Price, price_of
 
 CALLBACK_SECRET_CHARACTERS: Final = 16
-"""The minimum length of a callback secret. Whoever sees one callback URL can guess secrets offline, at full speed."""
+"""The minimum length of a callback secret. With one callback URL, an attacker can guess secrets offline."""
 
 CHECK_KEY: Final = "check"
-"""With attempt 0, which no generation has, the callback URL at which a setup check asks the receiver for its blocks."""
+"""With this key and attempt 0, which no generation has, a setup check calls the receiver to verify its blocks."""
 BLOCKS_HEADER: Final = "Sora-Blocks"
-"""The header in the reply to that check."""
+"""The header of the receiver's reply that contains its `blocks_digest`."""
 
 
 class ApixoApi(Block):
@@ -38,8 +38,8 @@ class ApixoApi(Block):
         ```
     """
 
-    # Inputs stay out of messages, which end up in logs: the key is among them. Infinity is not a number of seconds: it
-    # cannot be stored, and a block with it could no longer be loaded.
+    # Messages end up in logs, so they never contain input, such as the key. Infinity cannot be stored: a block with it
+    # could no longer be loaded.
     model_config = ConfigDict(hide_input_in_errors=True, allow_inf_nan=False)
 
     _block_type_name = "APIXO API"
@@ -51,8 +51,8 @@ class ApixoApi(Block):
     )
     _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://apixo.ai")
 
-    # The bare `Secret`: for Prefect `Secret[str]` is another block type ("secret-str"). A stored Secret block would be
-    # copied into such a field, the key with it, where the document should hold a reference.
+    # Not `Secret[str]`, which is another block type for Prefect ("secret-str"): a stored Secret block would be copied
+    # into such a field, together with the key, instead of being referenced.
     api_key: Secret = Field(  # type: ignore[type-arg]
         default=..., title="API key", description="The Secret block with the APIXO API key."
     )
@@ -209,7 +209,7 @@ class ApixoApi(Block):
     )
     result_valid_hours: float = Field(
         default=24.0 * constants.RESULT_DAYS,
-        ge=24,  # sooner, tasks would be given up that APIXO is still working on
+        ge=24,  # a lower limit would give up tasks that are still in progress
         title="Results are valid for (hours)",
         description=(
             "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. Every result is "
@@ -236,7 +236,7 @@ class ApixoApi(Block):
     @field_validator("prices", mode="before")
     @classmethod
     def _prices_as_text(cls, value: object) -> object:
-        """`sora setup` reads every field from the environment, as text."""
+        """Parses JSON text: `sora setup` reads every field from the environment as text."""
         if not isinstance(value, str):
             return value
         try:
@@ -271,7 +271,7 @@ class ApixoApi(Block):
         return self
 
     def client(self, **options: Any) -> ApixoClient:
-        """A client with this block's key, URL and limits, which can submit, and so can spend money.
+        """A client with this block's key, URL and limits. It can submit, so it can spend money.
 
         Args:
             options: further arguments of `apixo.ApixoClient`.
@@ -279,7 +279,7 @@ class ApixoApi(Block):
         return ApixoClient(secret_text(self.api_key), **(self._client_options() | options))
 
     def status_client(self) -> StatusClient:
-        """The same without the paid call."""
+        """The same, but it cannot submit."""
         return StatusClient(secret_text(self.api_key), **self._client_options())
 
     def _client_options(self) -> dict[str, Any]:
@@ -291,10 +291,10 @@ class ApixoApi(Block):
         }
 
     def callback_token(self, key: str, attempt_number: int = 1) -> str:
-        """The token that proves that a callback URL is ours: HMAC-SHA256, in hex, of its subject.
+        """The token that proves that a callback URL is ours: HMAC-SHA256 in hex.
 
-        The subject is the key for the first attempt and `key/number` for a later one. No key contains a slash, so no
-        token has two meanings.
+        It signs the key for the first attempt, and `key/number` for a later one. No key contains a slash, so no two
+        attempts share a token.
         """
         about = _callback_path(key, attempt_number)
         return hmac.digest(secret_text(self._secret()).encode(), about.encode(), "sha256").hex()
@@ -307,7 +307,7 @@ class ApixoApi(Block):
     def callback_url_for(self, key: str, attempt_number: int = 1) -> str | None:
         """The URL that the provider calls when the task of this attempt ends; None in poll mode.
 
-        Each attempt has its own: a late call for the first one must not be mistaken for the second one's.
+        Each attempt has its own URL: a late call for the first one must not be mistaken for the second one's.
         """
         if not self.callback_url:
             return None
@@ -315,16 +315,16 @@ class ApixoApi(Block):
         return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
 
     def blocks_digest(self, bucket: str) -> str:
-        """The receiver's answer: the same if both secrets, the API's URL and the archive's bucket are the same.
+        """The receiver's answer to a setup check: a digest of both secrets, the API's URL and the archive's bucket.
 
-        The store's endpoint is left out: a container may know it by another name.
+        The store's endpoint is left out, because a container may use another name for it.
         """
         about = "\n".join([self.callback_token(CHECK_KEY, 0), self.base_url, bucket])
         return hmac.digest(secret_text(self.api_key).encode(), about.encode(), "sha256").hex()
 
     def sealing_key(self) -> bytes:
-        """32 bytes derived from both secrets: what the receiver hands to waiting runs is sealed with them."""
-        # No token is made of it: no key of a video holds a line's end.
+        """A 32-byte key, derived from both secrets, that seals what the receiver hands to waiting runs."""
+        # It differs from every callback token: a video's key contains no line feed.
         about = f"handed over\n{secret_text(self.api_key)}"
         return hmac.digest(secret_text(self._secret()).encode(), about.encode(), "sha256")
 
@@ -334,15 +334,15 @@ class ApixoApi(Block):
 
     @property
     def price_list(self) -> dict[str, Price]:
-        """The price of each model that has one. `prices` wins over `price_per_second`, which is that of sora-2."""
+        """The price of each model that has one. `prices` overrides `price_per_second`, which is the price of sora-2."""
         default = self.price_per_second
         return ({} if default is None else {constants.DEFAULT_MODEL: Price(per_second=default)}) | self.prices
 
     def timing(self, model: str) -> tuple[float, float]:
         """Seconds until the first poll for a task of this model, and between two polls.
 
-        The block's own numbers apply to every model. If they are the defaults, which are the advice for sora-2, the
-        model's own advice applies.
+        A value that was changed in the block applies to every model. For a default, which is APIXO's advice for sora-2,
+        the model's own value from the catalog is used.
         """
         known = catalog.find(model)
         first, interval = self.initial_wait_seconds, self.poll_interval_seconds
@@ -363,5 +363,5 @@ def _callback_path(key: str, attempt_number: int) -> str:
 
 
 def secret_text(secret: Secret[Any]) -> str:
-    """A Secret's text as it was typed. `Secret.get()` would turn a key of digits into a number."""
+    """A Secret's text exactly as it was entered. `Secret.get()` would turn a key of digits into a number."""
     return str(secret.value.get_secret_value())

@@ -1,6 +1,6 @@
-"""What a bucket's own settings would do to the ledger: lifecycle rules, retention, versions, the store's release.
+"""Reads the bucket settings that may affect the ledger: lifecycle rules, retention, versioning, the store's release.
 
-If a store does not know a setting, or the key may not read it, that is not an error: the setting stays unknown.
+If a store does not support a setting, or the key may not read it, the setting is unknown. That is not an error.
 """
 
 import hashlib
@@ -15,22 +15,22 @@ import httpx
 from blocks.s3_clients import StoreConnection
 
 LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
-"""What must stay as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
+"""Must be kept as long as their keys are in use: a key whose record has expired is unknown, and would be paid again."""
 FIXED_RELEASE: Final = "2025-10-16"
-"""MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of
-its drives answer (https://github.com/minio/minio/issues/21603). On a single drive there is no such case."""
+"""MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write if too few of its drives answer to check the
+condition (https://github.com/minio/minio/issues/21603). A single drive is not affected."""
 _EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Storage classes whose objects have to be restored before they can be read."""
+"""Storage classes whose objects must be restored before they can be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleRule:
-    """An enabled rule that deletes current objects, or moves them to where they cannot be read.
+    """An enabled rule that deletes current objects, or moves them to a class that cannot be read directly.
 
     Attributes:
         name: the rule's ID; may be empty.
-        prefix: the names that it applies to; empty: all.
+        prefix: of the object names that it applies to; empty: all.
         effect: what it does, in words.
     """
 
@@ -39,23 +39,23 @@ class LifecycleRule:
     effect: str
 
     def __str__(self) -> str:
-        """For a message."""
+        """The rule in a message."""
         return f"{self.name or 'without a name'} ({self.effect} {f'{self.prefix}*' if self.prefix else 'everything'})"
 
     def covers(self, folder: str) -> bool:
-        """Whether it applies to some names of a folder."""
+        """Whether it applies to any object in a folder."""
         return folder.startswith(self.prefix) or self.prefix.startswith(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class BucketSettings:
-    """What could be read of a bucket's settings.
+    """The settings of a bucket that could be read.
 
     Attributes:
         rules: the lifecycle rules that remove something.
         retention: the default retention of an object lock, such as `COMPLIANCE for 30 days`; empty: none is known.
-        versioned: whether what is overwritten or deleted is kept as an old version.
-        stale_release: of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or unknown.
+        versioned: whether overwritten and deleted objects are kept as old versions.
+        stale_release: the release, if it is a MinIO older than `FIXED_RELEASE` on several drives; else empty.
     """
 
     rules: tuple[LifecycleRule, ...] = ()
@@ -68,7 +68,7 @@ class BucketSettings:
         return [rule for rule in self.rules if any(rule.covers(folder) for folder in LEDGER_FOLDERS)]
 
     def notes(self) -> list[str]:
-        """What is worth knowing, and needs no change."""
+        """Settings that are worth knowing but need no change."""
         found = [f"lifecycle rule {rule}" for rule in self.rules if rule.covers("videos/")]
         if self.retention:
             found.append(f"retention {self.retention}: no version can be deleted earlier")
@@ -92,9 +92,9 @@ def read_settings(connection: StoreConnection, bucket: str) -> BucketSettings:
 
 
 def _stale_release(connection: StoreConnection) -> str:
-    """See `BucketSettings`. Only a key with the permission `admin:ServerInfo` gets an answer."""
+    """See `BucketSettings.stale_release`. The request needs the permission `admin:ServerInfo`."""
     if not _is_minio(connection):
-        return ""  # elsewhere the address would be an object in somebody's bucket
+        return ""  # in other stores, this URL would be an object in a bucket
     try:
         info = json.loads(_signed_get(connection, f"{connection.url}/minio/admin/v3/info") or "{}")
         servers = info.get("servers") or []
@@ -102,14 +102,14 @@ def _stale_release(connection: StoreConnection) -> str:
         releases = sorted(str(server.get("version", "")) for server in servers)
     except (ValueError, AttributeError, TypeError):
         return ""
-    dated = [release for release in releases if release[:2] == "20"]  # a build from the source has no date
+    dated = [release for release in releases if release[:2] == "20"]  # a build from source has no date
     return dated[0] if drives > 1 and dated and dated[0] < FIXED_RELEASE else ""
 
 
 def parse_rules(lifecycle: str) -> tuple[LifecycleRule, ...]:
     """The rules of a LifecycleConfiguration that remove current objects. Pure.
 
-    A rule for tagged objects is left out: ours have no tags.
+    Rules for tagged objects are left out: ours have no tags.
     """
     rules = []
     for rule in _xml(lifecycle).findall("{*}Rule"):
@@ -137,9 +137,9 @@ def parse_retention(lock: str) -> str:
 
 
 def _signed_get(connection: StoreConnection, address: str) -> str:
-    """The body of a successful answer, else nothing.
+    """The body of a successful answer, else an empty string.
 
-    minio-py signs it, but has no call that reads it: its own calls accept only what its data classes know.
+    Signed by minio-py, whose own calls accept only what its data classes know.
     """
     with suppress(httpx.HTTPError), connection.http() as http:
         response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
@@ -154,13 +154,13 @@ def _is_minio(connection: StoreConnection) -> bool:
 
 
 def _xml(body: str) -> ET.Element:
-    """A document; an empty one if there is none."""
+    """Parses a document; returns an empty one if the text is not XML."""
     try:
-        return ET.fromstring(body)  # noqa: S314 - of the store that keeps the ledger
+        return ET.fromstring(body)  # noqa: S314 - it comes from the store that keeps the ledger
     except ET.ParseError:
         return ET.Element("Nothing")
 
 
 def _text(element: ET.Element, name: str) -> str:
-    """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
+    """The text of the first such element at any depth: a prefix may be in a rule, its filter, or an And."""
     return element.findtext(f".//{{*}}{name}", "").strip()

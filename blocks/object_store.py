@@ -31,9 +31,9 @@ CHUNK_BYTES: Final = 1_048_576
 REQUESTS_AT_ONCE: Final = 32
 """Small requests to one store in progress at the same time; more do not make any store faster."""
 INCOMING: Final = "incoming/"
-"""Where a large file is uploaded in parts, under a unique name, before it is copied to its place at once."""
+"""Where a large file is uploaded in parts, under a unique name, before one request copies it to its final name."""
 PROBE: Final = "probe/conditional-writes"
-"""The object that proves that a store honors conditions. It stays in the bucket."""
+"""The object used to check that a store honors conditions. It stays in the bucket."""
 BINARY: Final = "application/octet-stream"
 
 
@@ -57,7 +57,7 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectDigest:
-    """What was read back of an object, and the etag it was read with."""
+    """The size and SHA-256 of an object as read back, and the etag it was read with."""
 
     size_bytes: int
     sha256: str
@@ -65,14 +65,14 @@ class ObjectDigest:
 
 
 class ObjectStore:
-    """One bucket. To be used on one event loop.
+    """One bucket. Use it on one event loop only.
 
-    Every call raises a `StoreError`: `StoreUnavailableError` without a clear answer, and then a write may have been
-    applied; `StoreRefusedError` on a refusal that stays. Nothing is repeated here. Waiting for our own turn does
-    not count toward any time-out.
+    Every call may raise a `StoreError`: `StoreUnavailableError` without a clear answer, in which case a write may have
+    been applied; `StoreRefusedError` for a permanent rejection. Nothing is retried here. Waiting for our own semaphore
+    does not count toward any time-out.
 
     Raises:
-        ValueError: no bucket can have this name, or the environment sets a proxy that is not supported.
+        ValueError: the bucket's name is invalid, or the environment sets a proxy that is not supported.
     """
 
     def __init__(self, connection: StoreConnection, bucket: str) -> None:
@@ -92,7 +92,7 @@ class ObjectStore:
         self._uploads.close()
 
     async def create_bucket(self) -> bool:
-        """Creates the bucket if it is missing; returns whether it was. For set-up, not for runs: see `blocks.probe`."""
+        """Creates the bucket if it is missing; returns whether it was. For setup, not for runs: see `blocks.probe`."""
         try:
             await self.get(PROBE)
         except StoreRefusedError as error:
@@ -131,12 +131,12 @@ class ObjectStore:
             PreconditionFailedError: it has another etag, or exists, or is gone. Nothing was written.
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
-        with _gone_is_changed(name):
+        with _removed_is_changed(name):
             mode: PutMode = "create" if etag is None else {"e_tag": etag}
             return await self._put(name, data, content_type, mode=mode, attributes=attributes)
 
     async def put(self, name: str, data: bytes, *, content_type: str = BINARY) -> None:
-        """Writes a small object, whatever was there."""
+        """Writes or overwrites a small object."""
         await self._put(name, data, content_type, mode="overwrite")
 
     async def create_file(
@@ -150,8 +150,8 @@ class ObjectStore:
     ) -> bool:
         """Uploads a file if no such object exists. False: it exists, and nothing was written.
 
-        A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
-        With `in_parts`, a small one does too.
+        A large file is first uploaded in parts under a temporary name, then copied by the store: S3 has no condition
+        for parts. With `in_parts`, a small file is too.
 
         Raises:
             OSError: the file cannot be read.
@@ -163,17 +163,17 @@ class ObjectStore:
                 try:
                     await self._uploaded(name, lambda: self._uploads.put(name, path, None, content_type, labels))
                 except StoreRefusedError as error:
-                    if error.code != "EntityTooLarge":  # something in front of the store takes only smaller ones
+                    if error.code != "EntityTooLarge":  # a proxy in front of the store limits uploads
                         raise
                 else:
                     return True
-            if await self.read(name, max_bytes=1) is not None:  # all of it would be sent for nothing
+            if await self.read(name, max_bytes=1) is not None:  # do not upload it for nothing
                 return False
             await self._create_by_copy(name, path, size_bytes, content_type)
         except PreconditionFailedError:
             return False
         if attributes:
-            with contextlib.suppress(StoreError):  # the file is there, whole: what it is called must not undo that
+            with contextlib.suppress(StoreError):  # the whole file is there, with or without attributes
                 await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
         return True
 
@@ -189,30 +189,30 @@ class ObjectStore:
     async def replace_file(
         self, name: str, path: Path, *, etag: str, content_type: str, attributes: Attributes | None = None
     ) -> None:
-        """Uploads a file over the version of an object that has this etag. By one request, which is not repeated.
+        """Overwrites the version of an object that has this etag with a file, in one request without retries.
 
         Raises:
             OSError: the file cannot be read.
             PreconditionFailedError: it has another etag, or is gone. Nothing was written.
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
-        with _gone_is_changed(name):
+        with _removed_is_changed(name):
             await self._uploaded(name, lambda: self._uploads.put(name, path, etag, content_type, attributes or {}))
 
     async def get_file(self, name: str, path: Path) -> bool:
-        """Downloads an object into a file; False when it does not exist.
+        """Downloads an object into a file; False if it does not exist.
 
         Raises:
             OSError: the file cannot be written.
         """
-        # minio-py begins with a HEAD, whose 404 has no body to show whether it is the store's.
+        # minio-py begins with a HEAD, whose 404 has no body, so it may come from a proxy and not the store.
         if await self.read(name, max_bytes=1) is None:
             return False
         download = self._threaded("GET", name, lambda: self._minio.fget_object(self.bucket, name, str(path)))
         return await _none_if_missing(download) is not None
 
     async def digest(self, name: str) -> ObjectDigest | None:
-        """Reads a whole object back, without holding it, for its size and SHA-256; None when it does not exist."""
+        """Streams a whole object to get its size and SHA-256; None if it does not exist."""
 
         def read() -> ObjectDigest:
             with contextlib.closing(self._minio.get_object(self.bucket, name)) as response:
@@ -235,7 +235,7 @@ class ObjectStore:
         return await _none_if_missing(self._threaded("GET", name, read))
 
     async def remove(self, name: str) -> None:
-        """Removes an object; one that is not there is fine."""
+        """Removes an object if it exists."""
         await _none_if_missing(self._request("DELETE", name, lambda: obstore.delete_async(self._obstore, name)))
 
     async def names(self, prefix: str) -> list[str]:
@@ -243,11 +243,11 @@ class ObjectStore:
         return [found.name for found in await self.listed(prefix)]
 
     async def any_begins(self, beginning: str) -> bool:
-        """Whether the name of any object begins with this: one request. obstore lists whole folders only."""
+        """Whether any object's name begins with this. One request; by minio-py, as obstore lists only whole folders."""
 
         def read() -> bool:
             try:
-                return any(self._minio.list_objects(self.bucket, beginning, recursive=True))  # the first page alone
+                return any(self._minio.list_objects(self.bucket, beginning, recursive=True))  # only the first page
             except ValueError as error:  # XML without the bucket's name
                 raise ReplyError(Reply(200, message="an answer that is not a listing")) from error
 
@@ -265,7 +265,7 @@ class ObjectStore:
             ]
 
         found = await self._request("LIST", prefix, read)
-        # To obstore, any answer with status 200 is an empty listing, even the error that S3 may send with it.
+        # obstore takes any answer with status 200 as an empty listing, even an error that S3 may send with it.
         if not found and await self.any_begins(prefix):
             found = await self._request("LIST", prefix, read)
             if not found:
@@ -273,7 +273,7 @@ class ObjectStore:
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
     async def folders(self, prefix: str) -> list[str]:
-        """The folders directly below one, each with its slash. What is in them is not read."""
+        """The folders directly below a prefix, each with its trailing slash. Their content is not listed."""
 
         async def read() -> list[str]:
             found = await obstore.list_with_delimiter_async(self._obstore, prefix)
@@ -293,17 +293,17 @@ class ObjectStore:
                 except ValueError:
                     return None
             took = datetime.now(UTC) - began
-            # A date is cut to whole seconds.
+            # A date is truncated to whole seconds.
             return (date.replace(tzinfo=UTC) + timedelta(seconds=0.5) - (began + took / 2)).total_seconds()
 
         return await self._threaded("GET", PROBE, read)
 
     async def settings(self) -> BucketSettings:
-        """What can be read of the bucket's lifecycle rules, retention and versioning, and of the store's release."""
+        """The bucket's lifecycle rules, retention and versioning, and the store's release, as far as readable."""
         return await self._threaded("GET", "", lambda: read_settings(self._connection, self.bucket))
 
     async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
-        """A part of an object, piece by piece, at its reader's pace; nothing if it does not exist."""
+        """Streams a part of an object at the reader's pace; yields nothing if it does not exist."""
         opening = partial(self._minio.get_object, self.bucket, name, offset=start, length=length)
         response = await _none_if_missing(self._threaded("GET", name, opening))
         if response is None:
@@ -311,7 +311,7 @@ class ObjectStore:
         try:
             while piece := await self._threaded("GET", name, lambda: response.read(CHUNK_BYTES)):
                 yield piece
-        finally:  # a reader who left in the middle leaves a connection that nobody else can use
+        finally:  # a connection that was not read to its end cannot be reused
             response.close()
             response.release_conn()
 
@@ -333,8 +333,8 @@ class ObjectStore:
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """Makes one request, or one transfer of a file. All of them go through here.
 
-        Tests replace it: what is raised here, by a client or as a `StoreError`, counts as the store's error. The name
-        is that of the object, or a prefix; empty: the bucket.
+        Tests replace it: any exception raised here, by a client or as a `StoreError`, counts as the store's error. The
+        name is an object's or a prefix; empty: the bucket.
         """
         return await call()
 
@@ -345,7 +345,7 @@ class ObjectStore:
             found = store_error(error, method=method, name=name, bucket=self.bucket)
             if found is None:
                 raise
-            if found.code == "PermanentRedirect":  # whose reply names the region to a client that obstore is not
+            if found.code == "PermanentRedirect":  # obstore does not read the region from the reply
                 region = await asyncio.to_thread(self._connection.bucket_region, self.bucket)
                 found = wrong_region(self.bucket, region) if region else found
             raise found from redacted(error)
@@ -390,8 +390,8 @@ async def _none_if_missing(call: Awaitable[T]) -> T | None:
 
 
 @contextlib.contextmanager
-def _gone_is_changed(name: str) -> Iterator[None]:
-    """A write over a version that is gone has lost, like a write over a version that was changed."""
+def _removed_is_changed(name: str) -> Iterator[None]:
+    """Treats a write over a removed object as lost, like a write over a changed one."""
     try:
         yield
     except StoreRefusedError as error:

@@ -1,8 +1,8 @@
 """Checks, before anything is paid for, that a store can keep the ledger and accept a video.
 
 The ledger relies on conditional writes: if two racing workers both believe they hold the claim, both pay. If a proxy
-changes etags or bodies in transit, a claim can be written but never changed. If it limits uploads, a paid video has
-nowhere to go. So the probe does what a run does, through the same clients.
+changes etags or bodies in transit, a claim can be written but never changed. If it limits uploads, a paid video cannot
+be stored. So the probe makes the same calls as a run, through the same clients.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ from blocks.store_errors import (
 )
 
 RACED: Final = "probe/race"
-"""Written when the store has passed the race and accepted a large upload. Its age says when both are due again. Empty:
-a check failed, so they are due now."""
+"""Written when the store has passed the race and accepted a large upload. Its age determines when both are due again.
+If it is empty, a check failed, and both are due now."""
 RACE_EVERY: Final = timedelta(days=1)
 LARGE_BYTES: Final = 5 * 1_048_576
-"""The smallest part of a multipart upload in S3: what a proxy has to let through."""
+"""The smallest part of a multipart upload in S3, which a proxy must let through."""
 MAX_CLOCK_OFFSET_SECONDS: Final = 60.0
-"""The offset of any clock that is set stays below this. Set-up and dry runs report more."""
+"""The offset of any properly set clock stays below this. Setup and dry runs report a larger one as an error."""
 UNUSABLE_CLOCK_OFFSET_SECONDS: Final = 600.0
-"""More ends a run before it pays: S3 rejects requests that are 15 minutes off, and a wrong clock keeps drifting."""
+"""A larger offset ends a run before it pays: S3 rejects requests that are 15 minutes off, and clocks keep drifting."""
 BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
-"""The pauses before a check is repeated because the store was busy."""
+"""The pauses before the retries of a check when the store is busy."""
 RACERS: Final = 32
 TRIES: Final = 20
-"""How often the change of the probe is retried if other processes, which check the same, are faster each time."""
+"""How often the probe's change is tried if other processes with the same check are faster each time."""
 
 _JSON: Final = "application/json"
 _LABELS: Final = {
@@ -50,26 +50,26 @@ _LABELS: Final = {
     "key": "probe",
 }
 """The headers of a video's upload; see `flows.record.object_names.attributes`."""
-_NO_ETAG: Final = f'"{"0" * 32}"'  # no object has it
+_NO_ETAG: Final = f'"{"0" * 32}"'  # an etag that no object has
 _FILLER: Final = "Long enough that a proxy which compresses JSON compresses this too. " * 60
 
 _proven: set[tuple[str, str]] = set()
-"""The stores, by URL and bucket, that have passed in this process."""
+"""The stores, by URL and bucket, that have passed all checks in this process."""
 _raced: set[str] = set()
 """The stores, by URL, that have passed the race in this process."""
 
 
 async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough: bool = False) -> None:
-    """Checks the store: once per process what is cheap, once a day the race and a large upload.
+    """Checks the store: cheap checks once per process, the race and a large upload once a day.
 
     Args:
-        also: further objects that must be writable: a policy may allow one folder and not the other. They remain.
+        also: further objects that must be writable, since a policy may allow only some folders. They are not removed.
         thorough: check everything now, whatever was checked before.
 
     Raises:
         StoreUnfitError: it did not behave as required; the message says how, and what to do about it.
-        StoreRefusedError: no such bucket, wrong keys, or no permission. A missing bucket is not created here: the
-            ledger would be gone with it, and every key would be paid for again.
+        StoreRefusedError: no such bucket, wrong keys, or no permission. A missing bucket is not created here: if the
+            ledger was lost with it, every key would be paid for again.
         StoreUnavailableError: no answer.
     """
     identity = (store.url, store.bucket)
@@ -94,7 +94,7 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
 
 
 async def problems(store: ObjectStore) -> list[StoreError]:
-    """Checks everything, whatever was checked before, and returns all errors, so that they can be fixed together."""
+    """Checks everything, whatever was checked before. Returns all errors, so that they can be fixed together."""
     try:
         await _retrying(prove, store)
     except StoreError as error:
@@ -114,12 +114,12 @@ async def problems(store: ObjectStore) -> list[StoreError]:
 
 
 async def mark_raced(store: ObjectStore) -> None:
-    """Records that this store has passed the race, or is of a kind that is known to."""
+    """Records that this store has passed the race, or is a product that is known to pass it."""
     await store.put(RACED, b"Shows when the store was last raced.\n")
 
 
 async def _mark_due(store: ObjectStore) -> None:
-    """Has every run check again before it pays. Emptied and not removed: that would take another permission."""
+    """Makes every run check again before it pays. Emptied, not removed: that would need another permission."""
     _proven.discard((store.url, store.bucket))
     _raced.discard(store.url)
     with contextlib.suppress(StoreError):
@@ -127,13 +127,13 @@ async def _mark_due(store: ObjectStore) -> None:
 
 
 async def prove(store: ObjectStore) -> None:
-    """Creates, is refused a second creation and a change of the wrong version, reads, changes, lists and deletes.
+    """Creates, reads, changes, lists and deletes. A second creation and a change of a wrong version must be rejected.
 
     Any number of processes may do this at once.
 
     Raises:
         StoreUnfitError: the store behaved differently.
-        StoreError: it refused, or did not answer.
+        StoreError: it rejected a request, or did not answer.
     """
     with contextlib.suppress(PreconditionFailedError):
         await store.put_if(PROBE, _data(), etag=None, content_type=_JSON)
@@ -163,7 +163,7 @@ async def prove(store: ObjectStore) -> None:
 
 
 async def prove_settings(store: ObjectStore) -> None:
-    """Reads the bucket's lifecycle rules, if this key may.
+    """Checks the bucket's lifecycle rules, if this key may read them.
 
     Raises:
         StoreUnfitError: one of them would delete records of the ledger.
@@ -178,11 +178,11 @@ async def prove_settings(store: ObjectStore) -> None:
 
 
 async def prove_race(store: ObjectStore) -> None:
-    """Lets 32 writers create one object at once, then change it at once: exactly one may win each time.
+    """Lets 32 writers create one object at once, then change it at once: exactly one must win each time.
 
     Raises:
-        StoreUnfitError: more than one won, or none although all were answered.
-        StoreError: it refused, or did not answer.
+        StoreUnfitError: more than one won, or none did although all were answered.
+        StoreError: it rejected a request, or did not answer.
     """
     name = f"{INCOMING}race-{uuid.uuid4().hex}"
     try:
@@ -194,11 +194,11 @@ async def prove_race(store: ObjectStore) -> None:
 
 
 async def prove_large_upload(store: ObjectStore) -> None:
-    """Uploads 5 MiB, the smallest size of a part, as a video: by one request, and in parts with a copy.
+    """Uploads 5 MiB, the smallest size of a part, like a video: in one request, and in parts with a copy.
 
     Raises:
-        StoreUnfitError: it was refused for its size, its headers or its parts.
-        StoreError: it was refused for another reason, or not answered.
+        StoreUnfitError: it was rejected because of its size.
+        StoreError: it was rejected for another reason, or not answered.
     """
     name = f"{INCOMING}large-{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory() as folder:
@@ -209,9 +209,9 @@ async def prove_large_upload(store: ObjectStore) -> None:
             await store.remove(name)
             await store.create_file(name, path, content_type="video/mp4", attributes=_LABELS, in_parts=True)
         except StoreRefusedError as error:
-            raise _large_upload_refused(error) from error
+            raise _large_upload_rejected(error) from error
         except StoreUnavailableError as error:
-            # Small requests were answered a moment ago. A proxy may cut the connection rather than answer.
+            # Small requests were answered a moment ago. A proxy may close the connection instead of answering.
             raise StoreUnavailableError(
                 f"{error} If only large uploads fail, a proxy in front of the store limits the size of requests.",
                 code=error.code,
@@ -221,8 +221,8 @@ async def prove_large_upload(store: ObjectStore) -> None:
                 await store.remove(name)
 
 
-def _large_upload_refused(error: StoreRefusedError) -> StoreError:
-    """What keeps a video from being uploaded if small objects were accepted a moment ago."""
+def _large_upload_rejected(error: StoreRefusedError) -> StoreError:
+    """Explains why a video cannot be uploaded although small objects were accepted a moment ago."""
     if error.code == "EntityTooLarge":
         return StoreUnfitError(
             f"The object store did not accept an upload of {LARGE_BYTES:,} bytes, so no video could be archived: a "
@@ -240,8 +240,8 @@ def _large_upload_refused(error: StoreRefusedError) -> StoreError:
 
 
 async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition: str) -> str:
-    """The winner's etag, of 32 writers at once."""
-    # All differ, also from what is there: the same bytes would have the same etag, which a second writer still matches.
+    """Lets 32 writers race. Returns the winner's etag."""
+    # All bodies differ, also from the current one: equal bytes have equal etags, which a second writer would match.
     bodies = [uuid.uuid4().bytes for _ in range(RACERS)]
     attempts = await asyncio.gather(*(store.put_if(name, body, etag=etag) for body in bodies), return_exceptions=True)
     won = [number for number, result in enumerate(attempts) if isinstance(result, str)]
@@ -271,12 +271,12 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
 
 
 async def _prove_change(store: ObjectStore) -> None:
-    """Changes the probe with the etag of a read, like every change of a record."""
+    """Changes the probe with the etag from a read, like every change of a record."""
     before: StoredObject | None = None
     for _ in range(TRIES):
         found = await _read_probe(store)
         if before is not None and found.data == before.data:
-            raise StoreUnfitError(_refused_its_own(before.etag, found.etag))
+            raise StoreUnfitError(_own_etag_rejected(before.etag, found.etag))
         try:
             await store.put_if(PROBE, _data(), etag=found.etag, content_type=_JSON)
         except PreconditionFailedError:  # changed since the read, or the etag is not the one that the store knows
@@ -309,8 +309,8 @@ async def _read_probe(store: ObjectStore) -> StoredObject:
     return found
 
 
-def _refused_its_own(etag: str, then: str) -> str:
-    """Why a store rejects a change with the etag that a read returned, although nobody changed the object."""
+def _own_etag_rejected(etag: str, then: str) -> str:
+    """Explains why a store rejects a change with the etag from a read although the object has not changed."""
     if then != etag:
         what = f"Two reads of the same object returned the etags {etag} and {then}, and a change needs the right one."
     elif etag.startswith("W/"):
@@ -321,7 +321,7 @@ def _refused_its_own(etag: str, then: str) -> str:
 
 
 async def _retrying(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
-    """Repeats a check if the store is busy. Runs have their own retries; here a user is waiting."""
+    """Retries a check while the store is busy. Runs have their own retries; here a user is waiting."""
     for seconds in BUSY_PAUSES_SECONDS:
         try:
             return await check(store)
@@ -350,10 +350,10 @@ async def _is_due(store: ObjectStore) -> bool:
 
 
 def _data() -> bytes:
-    """A body like a record's: JSON of some kilobytes, different each time."""
+    """A body like a record's: a few kilobytes of JSON, different each time."""
     return json.dumps({"probe": uuid.uuid4().hex, "filler": _FILLER}).encode()
 
 
 def _is_ours(data: bytes) -> bool:
-    """Whether it is a probe of this version or an earlier one."""
+    """Whether this or an earlier version of the program wrote the probe."""
     return data.startswith(b"Shows that this store") or (data.startswith(b'{"probe"') and data.endswith(b'"}'))

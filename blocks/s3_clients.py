@@ -1,6 +1,6 @@
-"""How a bucket is reached: two clients, with the same proxy and certificates.
+"""The two clients of a bucket, with the same proxy and certificates.
 
-obstore makes the small requests: it knows conditional writes, and takes a tenth of the processor time of Python's HTTP
+obstore makes the small requests: it supports conditional writes and takes a tenth of the CPU time of Python's HTTP
 clients. minio-py does what obstore cannot: signed links, new buckets, files in parts of known size.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # obstore has it in its stubs only
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
-"""The longest one small request may take, and the longest silence of the store while a file is transferred."""
+"""The longest a small request may take, and the longest silence of the store while a file is transferred."""
 NO_PROXY: Final = "http://127.0.0.1:9"
-"""Stands where a proxy must be named so that the environment's is not taken. Nothing listens on the discard port, and
-only a redirect to another host would lead there."""
+"""A placeholder for obstore, which would otherwise use the environment's proxy. Nothing listens on the discard port,
+and only a redirect to another host would use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class StoreConnection:
 
     Attributes:
         endpoint: host and port.
-        secure: whether it is reached by https.
-        region: what requests are signed for.
+        secure: whether to use https.
+        region: the region that requests are signed for.
         virtual_host: whether the bucket's name goes in front of the host rather than into the path.
     """
 
@@ -55,38 +55,38 @@ class StoreConnection:
         return f"{'https' if self.secure else 'http'}://{self.endpoint}"
 
     def bucket_url(self, bucket: str) -> str:
-        """The URL to which the names of a bucket's objects are appended."""
+        """The bucket's URL, to which object names are appended."""
         return with_bucket(self.url, bucket, self.virtual_host)
 
     def obstore_client(
         self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None
     ) -> S3Store:
-        """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
+        """An obstore client of one bucket, without retries: a repeated conditional write would fail its own condition.
 
         Args:
             timeout_seconds: the longest one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
-            content_type: of objects that are written without one, as by a copy.
+            content_type: for objects that are written without one, as by a copy.
 
         Raises:
             ValueError: the environment sets a proxy that is not supported.
         """
         proxy = proxy_for(self.url)
-        # obstore never puts the bucket in front of the host: it has to stand there, or is added to the path.
+        # obstore never puts the bucket in front of the host: with virtual_host, the endpoint must already contain it.
         address = self.bucket_url(bucket) if self.virtual_host else self.url
         seconds = REQUEST_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
         return S3Store(
             bucket,
-            # obstore takes every AWS_* variable that is not given here: another address, no signature, a session token
-            # (hence the credential provider). Left to the environment are encryption and checksums, which only add.
-            # No Accept-Encoding is sent, so nothing compresses; one that asks for identity would be signed, and proxies
-            # that rewrite it break the signature.
+            # obstore reads every AWS_* variable that is not set here: another endpoint, no signature, a session token
+            # (hence the credential provider). Only encryption and checksums are left to the environment: these only
+            # add to requests. No Accept-Encoding is sent, so nothing compresses. Requesting identity would be signed,
+            # and proxies that rewrite the header would break the signature.
             config={
                 "endpoint": address,
                 "aws_endpoint_url_s3": address,
                 "region": self.region,
                 "conditional_put": "etag",
                 "copy_if_not_exists": "multipart",
-                "disable_bulk_delete": True,  # a plain DELETE needs no other right, and its refusal has a status
+                "disable_bulk_delete": True,  # a plain DELETE needs no extra permission, and errors have a status
                 "request_payer": False,
                 "s3_express": False,
                 "skip_signature": False,
@@ -115,7 +115,7 @@ class StoreConnection:
         }
 
     def pool(self) -> urllib3.PoolManager:
-        """Connections for minio-py. It repeats what failed: it only reads, or writes what no one else writes.
+        """Connections for minio-py, with retries: it only reads, or writes objects that no other process writes.
 
         Raises:
             ValueError: the environment sets a proxy that is not supported.
@@ -123,7 +123,7 @@ class StoreConnection:
         options: dict[str, Any] = {
             "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS),
             "retries": urllib3.Retry(
-                respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
+                respect_retry_after_header=False,  # it may ask for hours, in a thread that cannot be ended
                 total=2,
                 backoff_factor=0.2,
                 status_forcelist=[500, 502, 503, 504],
@@ -140,14 +140,14 @@ class StoreConnection:
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
     def http(self) -> httpx.Client:
-        """For requests that neither client makes: a new connection for each, so none can have gone stale. To be closed.
+        """For requests that neither client makes. Each uses a new connection, so none can be stale. To be closed.
 
         Raises:
             ValueError: the environment sets a proxy that is not supported.
         """
         return httpx.Client(
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
-            headers={"Accept-Encoding": "identity"},  # else the ETag may come back as that of a compressed copy
+            headers={"Accept-Encoding": "identity"},  # else the ETag may be that of a compressed copy
             limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=False,
             proxy=proxy_for(self.url),
@@ -155,7 +155,7 @@ class StoreConnection:
         )
 
     def signed(self, method: str, url: str, headers: Mapping[str, str], sha256: str) -> dict[str, str]:
-        """The headers of a request that neither client makes, signed. SHA-256: of its body, in hexadecimal."""
+        """The signed headers of a request that neither client makes. `sha256` is that of its body, in hex."""
         now, target = datetime.now(UTC), urlsplit(url)
         signed = sign_v4_s3(
             method=method,
@@ -174,7 +174,7 @@ class StoreConnection:
         return {name: str(value) for name, value in signed.items()}
 
     def bucket_region(self, bucket: str) -> str:
-        """The region that a bucket is in, as S3 answers anybody, without a signature; empty: the store does not."""
+        """The bucket's region, which S3 reports even without a signature; empty if the store does not."""
         try:
             with self.http() as http:
                 return str(http.head(self.bucket_url(bucket)).headers.get("x-amz-bucket-region", ""))
@@ -197,10 +197,10 @@ class StoreConnection:
 
 
 def with_bucket(url: str, bucket: str, virtual_host: bool) -> str:
-    """A store's URL with the bucket in front of its host, or else behind it."""
+    """A store's URL with the bucket in front of the host, or else in the path."""
     return url.replace("://", f"://{bucket}.", 1) if virtual_host else f"{url}/{bucket}"
 
 
 def _pem(context: ssl.SSLContext) -> str:
-    """What Python trusts, for a client that looks for certificates in other places. (It reads SSL_CERT_DIR itself.)"""
+    """The certificates that Python trusts, for obstore, which uses others. (It reads SSL_CERT_DIR itself.)"""
     return "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in context.get_ca_certs(binary_form=True))

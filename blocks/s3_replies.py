@@ -1,8 +1,7 @@
-"""What the replies of an S3 store mean: the exceptions of obstore and minio-py as our own errors.
+"""Interprets the replies of an S3 store: maps exceptions of obstore and minio-py to our own errors.
 
-obstore raises few types and picks them by the status alone: a lost race, a missing object, an ingress without its store
-and a conflict that asks to try again may share one. So its types decide nothing here; the status and the S3 code in its
-text do.
+obstore raises few types, chosen only by status: a lost race, a missing object, an ingress without its store and a
+conflict that should be retried may share one. So its types are ignored; the status and the S3 code in its text decide.
 """
 
 import re
@@ -42,13 +41,14 @@ RETRYABLE_CODES: Final = BUSY | {
     "BadDigest",
     "IncompleteBody",
     "InternalError",
-    "NoSuchUpload",  # of an upload in parts that somebody cleared away meanwhile
+    "NoSuchUpload",  # an upload in parts that was aborted meanwhile
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 }
-"""Codes that ask for a retry, whatever the status."""
+"""Codes that are retried, whatever the status."""
 RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})
-"""Stores have their own names for a conflict: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
+"""Retried by status: stores have their own codes for a conflict, such as `ConcurrentModification` and
+`ConcurrentObjectUpdate`."""
 PERMANENT_CODES: Final = frozenset(
     {
         "BucketAlreadyExists",
@@ -61,10 +61,10 @@ PERMANENT_CODES: Final = frozenset(
         "XMinioStorageFull",
     }
 )
-"""Error codes with a status of 409 or 5xx that a retry does not change."""
+"""Error codes with a status of 409 or 5xx for which a retry is useless."""
 
 WANTS_VIRTUAL_HOST: Final = frozenset({"PathStyleDomainForbidden", "SecondLevelDomainForbidden"})
-"""How stores reject a bucket name in the path."""
+"""Codes with which stores reject a bucket name in the path."""
 
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
@@ -82,11 +82,11 @@ class Reply:
 
     Attributes:
         status: the HTTP status; 0 without a complete answer.
-        code: the S3 error code, such as `NoSuchKey`; empty if the answer has none, and then it is not the store's.
-        message: the store's words, or what happened instead of an answer.
-        request_id: for the store's operator to find the request.
-        region: the store's own, or the bucket's; empty if the answer names none. Some name it in every error.
-        sent: whether any of the request may have reached the store.
+        code: the S3 error code, such as `NoSuchKey`; empty if the answer has none and so is not from the store.
+        message: the store's message, or what happened instead of an answer.
+        request_id: helps the store's operator to find the request.
+        region: the store's or the bucket's region; empty if the answer names none. Some stores name it in every error.
+        sent: whether any part of the request may have reached the store.
     """
 
     status: int = 0
@@ -97,18 +97,18 @@ class Reply:
     sent: bool = True
 
     def __str__(self) -> str:
-        """All of it on one line."""
+        """Status, code, message and request id on one line."""
         status = f"HTTP {self.status}" if self.status else ""
         named = f"request {self.request_id}" if self.request_id else ""
         return ", ".join(part for part in (f"{status} {self.code}".strip(), self.message, named) if part)
 
 
 NO_ETAG: Final = Reply(200, "MissingETag", "without an ETag, so not an answer of S3")
-"""The answer of a server that is not the store but accepts everything, or of a proxy that drops headers."""
+"""The answer of a server that accepts everything but is not the store, or of a proxy that drops headers."""
 
 
 class ReplyError(Exception):
-    """A failed request that neither client made."""
+    """A failed request for which neither client raises an exception."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(str(reply))
@@ -116,7 +116,7 @@ class ReplyError(Exception):
 
 
 def parse_body(status: int, body: str) -> Reply:
-    """The reply with this status and body. Keys and signatures, which some stores echo, are left out."""
+    """The reply with this status and body, without keys and signatures, which some stores echo."""
     return Reply(
         status=status,
         code=_element("Code", body),
@@ -127,10 +127,10 @@ def parse_body(status: int, body: str) -> Reply:
 
 
 def parse_error(error: Exception) -> Reply | None:
-    """What an exception of a client says about the answer; None: it does not come from a request to the store."""
+    """The reply that a client's exception describes; None: it does not come from a request to the store."""
     if isinstance(error, ReplyError):
         return error.reply
-    if isinstance(error, FileNotFoundError) and error.errno is not None:  # of a local file; obstore's have no number
+    if isinstance(error, FileNotFoundError) and error.errno is not None:  # a local file; obstore's errors have no errno
         return None
     if isinstance(error, (BaseError, FileNotFoundError)):
         return _parse_obstore(str(error))
@@ -142,11 +142,11 @@ def parse_error(error: Exception) -> Reply | None:
 
 
 def store_error(error: Exception, *, method: str, name: str, bucket: str) -> StoreError | None:
-    """The error that an exception of a client means; None: it does not come from a request to the store.
+    """Our error for a client's exception; None: it does not come from a request to the store.
 
     Args:
         method: of the request: `GET`, `PUT`, `DELETE` or `LIST`.
-        name: the object, or prefix, that the request was about; empty: the bucket.
+        name: the request's object or prefix; empty: the bucket.
     """
     reply = parse_error(error)
     if reply is None:
@@ -161,8 +161,8 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         return wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
         return StoreRefusedError(f"No connection to the object store: {UNTRUSTED} ({reply}).", code="Certificate")
-    # Without a code, 404 is not the store's: an ingress answers like this while the store behind it restarts. Mistaken
-    # for a missing object, it would hide a record.
+    # A 404 without a code is not from the store: an ingress answers like this while the store behind it restarts. If it
+    # counted as a missing object, it would hide a record.
     nameless = not code and status == 404
     later = status < 300 or status >= 500 or status in RETRYABLE_STATUSES or code in RETRYABLE_CODES or nameless
     about, arrived = name or "the bucket", ""
@@ -191,7 +191,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
 
 
 def _reason(reply: Reply, code: str) -> str:
-    """What there is advice for."""
+    """The key into the table of `_advice`."""
     if code.startswith("KMS."):
         return "KMS"
     if code == "AccessDenied" and "not signed" in reply.message:
@@ -200,7 +200,7 @@ def _reason(reply: Reply, code: str) -> str:
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:
-    """The bucket is in another region than the one in the block."""
+    """The error for a bucket in another region than the block's."""
     return WrongAddressError(
         f"The store requires requests for bucket {bucket} to be signed for region {region}. Set region to {region} "
         "in the video-archive block (MINIO_REGION for `sora setup`), and with AWS also the endpoint "
@@ -221,7 +221,7 @@ def _wrong_style(reply: Reply) -> WrongAddressError:
 
 
 def redacted(error: Exception) -> Exception:
-    """The exception for the traceback: obstore's texts contain whole replies, which may echo signatures."""
+    """The exception for the traceback, without obstore's text: it contains whole replies, which may echo signatures."""
     reply = parse_error(error)
     return type(error)(str(reply)) if reply and isinstance(error, (BaseError, FileNotFoundError)) else error
 
@@ -245,7 +245,7 @@ def _parse_obstore(text: str) -> Reply:
 
 
 def _parse_minio(error: MinioException | ET.ParseError) -> Reply:
-    if isinstance(error, ET.ParseError):  # of an answer with a good status
+    if isinstance(error, ET.ParseError):  # an answer with status 200
         return Reply(200, message="an answer that is not S3's")
     if isinstance(error, S3Error):
         message = excerpt((error.message or "").encode())
@@ -267,7 +267,7 @@ def _advice(code: str, bucket: str) -> str:
         "NoSuchBucket": f"There is no bucket {bucket}. Create it with `sora setup`. If it existed before, restore it: "
         "it contains the ledger, and without it every key would be paid for again.",
         "AccessDenied": f"The access key has no permission for this in bucket {bucket}. See the policy in SECURITY.md.",
-        # MinIO's words for a header that the signature names and the request lacks.
+        # MinIO's message about a header that was signed but is missing.
         "NotSigned": "A proxy in front of the store drops or adds headers. nginx with proxy_cache drops If-Match and "
         "If-None-Match. Turn its cache off for the store, and pass all headers on unchanged.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",

@@ -23,17 +23,17 @@ if TYPE_CHECKING:  # obstore has it in its stubs only
     from obstore import PutMode
 
 ONE_REQUEST_BYTES: Final = 33_554_432
-"""32 MiB: a file up to this size is sent by one request."""
+"""32 MiB: a file up to this size is sent in one request."""
 IN_MEMORY_BYTES: Final = 1_048_576
-"""A file up to this size is sent from memory, by the client of small objects. Of larger ones malloc would keep for each
-thread what it has once had: 30 videos of 20 MB left 60 MB behind."""
+"""A file up to this size is sent from memory, by the client for small objects. For larger files, malloc would keep the
+memory of each thread: 30 videos of 20 MB left 60 MB allocated."""
 ADDED_BY: Final = ("AWS_CHECKSUM_", "AWS_SERVER_SIDE_", "AWS_SSE_")
-"""Variables for which only obstore adds checksums and encryption: if one is set, it sends larger files as well."""
+"""Variables for checksums and encryption, which only obstore reads: if one is set, obstore sends larger files too."""
 PIECE_BYTES: Final = 262_144
 BYTES_PER_SECOND: Final = 125_000
-"""One megabit per second: an upload that is slower is given up."""
+"""One megabit per second: a slower upload is aborted."""
 UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload")
-"""All uploads of files in this process."""
+"""The threads for all file uploads of this process."""
 
 Attributes = Mapping[str, str]
 """`Content-Disposition` and `Cache-Control`; every other name is the object's own metadata, in ASCII."""
@@ -41,25 +41,25 @@ Attributes = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Uploads:
-    """Uploads of files into one bucket. Each call blocks, and raises what the clients raise."""
+    """Uploads files into one bucket. Each call blocks, and raises the clients' exceptions."""
 
     connection: StoreConnection
     bucket: str
     minio: Minio
     _stores: dict[tuple[int, str | None], S3Store] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Made once for each size up to the next power of two: a client takes 5 ms of processor to make."""
+    """A client for each power of two of a file's size; creating one takes 5 ms of CPU time."""
 
     @functools.cached_property
     def _http(self) -> httpx.Client:
-        return self.connection.http()  # of TLS, to make one takes 20 ms of processor
+        return self.connection.http()  # with TLS, creating one takes 20 ms of CPU time
 
     def close(self) -> None:
-        """Closes what is kept for the next upload."""
+        """Closes the HTTP client that is kept for the next upload."""
         if "_http" in vars(self):
             self._http.close()
 
     def put(self, name: str, path: Path, etag: str | None, content_type: str, attributes: Attributes) -> None:
-        """Sends a file by one request, if the object has this etag, or, with None, if it does not exist."""
+        """Sends a file in one request, if the object has this etag, or, with None, if it does not exist."""
         size_bytes = path.stat().st_size
         if size_bytes > IN_MEMORY_BYTES and not any(variable.startswith(ADDED_BY) for variable in os.environ):
             condition = {"If-Match": etag} if etag else {"If-None-Match": "*"}
@@ -70,18 +70,18 @@ class Uploads:
         return None
 
     def in_parts(self, name: str, path: Path) -> None:
-        """Sends a file in parts, whatever was there: S3 clients know no condition for parts."""
+        """Sends a file in parts, without a condition: S3 clients support none for parts."""
         if not self.minio.fput_object(self.bucket, name, str(path)).etag:
-            # S3 says 200 while it puts the parts together, and only then in the body that it could not.
+            # S3 answers 200 before it combines the parts; only the body then says that it failed.
             raise ReplyError(Reply(200, "InternalError", "the parts were not put together"))
 
     def copy(self, source: str, name: str, size_bytes: int, content_type: str) -> None:
-        """Lets the store copy an object of at most 5 GiB, if there is none of the new name."""
-        # The copy is an upload of one part, which takes its type from the client and not from the source.
+        """Lets the store copy an object of at most 5 GiB, if no object has the new name."""
+        # The copy is an upload of one part, whose content type comes from the client and not from the source.
         obstore.copy(self._store(size_bytes, content_type), source, name, overwrite=False)
 
     def label(self, name: str, content_type: str, attributes: Attributes) -> None:
-        """Gives an object its attributes, by a copy onto itself: a copy carries none."""
+        """Adds an object's attributes, by a copy onto itself: `copy` does not carry them."""
         etag = self.minio.stat_object(self.bucket, name).etag
         self.minio.copy_object(
             self.bucket,
@@ -94,7 +94,7 @@ class Uploads:
     def _send(
         self, name: str, path: Path, condition: Mapping[str, str], content_type: str, attributes: Attributes
     ) -> None:
-        """Sends a file from the disk, signed with its SHA-256. Neither S3 client can, under a condition."""
+        """Streams a file from disk, signed with its SHA-256. Neither S3 client can do that with a condition."""
         url = self.minio.get_presigned_url("PUT", self.bucket, name).partition("?")[0]
         with path.open("rb") as file:
             size_bytes, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ StoreError                  base of all
 │   └── WrongAddressError   it requires another region, or the bucket in front of its host name
 ├── StoreUnfitError         the store ignores conditional writes, so it cannot keep the ledger
 │   └── WrongClockError         its clock and that of this machine differ
-└── PreconditionFailedError a conditional write lost: someone else wrote first
+└── PreconditionFailedError a conditional write lost: another process wrote first
 ```
 """
 
@@ -18,7 +18,7 @@ class StoreError(SoraError):
     """Base of all errors of the object store.
 
     Attributes:
-        message: what happened and what to do next. Never a URL: those are signed.
+        message: what happened and what to do next. Never a URL, which may be signed.
         code: the S3 error code, such as `NoSuchBucket`; empty without an answer.
         retryable: whether repeating the call later can help.
     """
@@ -57,8 +57,8 @@ class StoreUnfitError(StoreError):
 
 
 class WrongClockError(StoreUnfitError):
-    """The store's clock and this machine's differ by more than clocks that are set do."""
+    """The store's clock and this machine's differ by more than properly set clocks do."""
 
 
 class PreconditionFailedError(StoreError):
-    """A conditional write found the object changed (or there, or gone). Nothing was written."""
+    """A conditional write found the object changed (or created, or removed). Nothing was written."""

@@ -1,4 +1,4 @@
-"""The block with the place of videos and the ledger."""
+"""The block that says where videos and the ledger are kept."""
 
 import hmac
 import re
@@ -14,9 +14,9 @@ from blocks.object_store import ObjectStore
 from blocks.s3_clients import StoreConnection, with_bucket
 
 SHORTEST_SECRET: Final = 16
-"""Characters of a gateway secret: a link shows what it signs, so a short secret could be guessed offline."""
+"""The minimum length of a gateway secret: a link shows what it signs, so a short secret could be guessed offline."""
 SHORTEST_PASSWORD: Final = 12
-"""Characters of the gallery's password. Attempts are limited, so it may be one that people can remember."""
+"""The minimum length of the gallery's password. Attempts are limited, so it may be easy to remember."""
 
 
 class VideoArchive(Block):
@@ -32,7 +32,7 @@ class VideoArchive(Block):
         ```
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)  # inputs stay out of messages, which end up in logs
+    model_config = ConfigDict(hide_input_in_errors=True)  # messages end up in logs
 
     _block_type_name = "Video Archive"
     _block_type_slug = "video-archive"
@@ -111,7 +111,7 @@ class VideoArchive(Block):
     @classmethod
     def _bucket_name(cls, value: str) -> str:
         try:
-            check_bucket_name(value.replace("\n", " "), strict=True)  # which overlooks one at the end
+            check_bucket_name(value.replace("\n", " "), strict=True)  # it overlooks a trailing line feed
         except ValueError:
             raise ValueError(
                 "must be 3 to 63 lowercase letters, digits, single dots and hyphens, and no IP address, as S3 requires"
@@ -120,7 +120,7 @@ class VideoArchive(Block):
 
     @model_validator(mode="after")
     def _endpoint_and_bucket(self) -> Self:
-        if self.endpoint.startswith(f"{self.bucket}.s3."):  # as AWS shows it; minio.example.com may hold minio
+        if self.endpoint.startswith(f"{self.bucket}.s3."):  # as shown by AWS; bucket minio at minio.example.com is fine
             raise ValueError(
                 f"endpoint must not begin with the bucket: remove {self.bucket}. from it. The bucket goes into the "
                 "path, or, with virtual_host, in front of the host"
@@ -150,7 +150,7 @@ class VideoArchive(Block):
         return self
 
     def store(self) -> ObjectStore:
-        """The bucket, with the calls that the ledger and the archive need. Close it with `aclose`.
+        """The bucket's client, with the calls that the ledger and the archive need. Close it with `aclose`.
 
         Raises:
             ValueError: the environment sets a proxy that is not supported.
@@ -186,7 +186,7 @@ class VideoArchive(Block):
         return hmac.digest(secret, f"video/{key}".encode(), "sha256").hex()
 
     def gateway_link(self, key: str, object_name: str) -> str | None:
-        """A permanent URL of one video or poster, for whoever has it; None without a gallery URL.
+        """A permanent URL of one video or poster, which anyone with the URL can open; None without a gallery URL.
 
         It may appear in artifacts, but not in events, logs or records.
         """
@@ -195,5 +195,5 @@ class VideoArchive(Block):
         return f"{self.gateway_url}/v/{key}/{object_name.rpartition('/')[2]}?t={self.gateway_token(key)}"
 
     def gallery_link(self, key: str) -> str | None:
-        """The page of one video in the gallery, for whoever may log in; None without a gallery URL."""
+        """The page of one video in the gallery, which requires a login; None without a gallery URL."""
         return f"{self.gateway_url}/k/{key}" if self.gateway_url else None

@@ -1,1 +1,1 @@
-"""What runs: the flows, their steps as tasks, the ledger they keep, the checks of media."""
+"""The flows, their steps as tasks, the ledger that they keep, and the checks of media."""

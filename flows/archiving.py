@@ -1,7 +1,7 @@
-"""What goes into the archive for a finished task: the video, a poster and a description, each created or adopted.
+"""Archives a finished task: the video, a poster and a description, each created or adopted.
 
-Every object is created, never overwritten: whoever comes first wins, and whoever comes later adopts what is there.
-So the record matches the objects, even if two versions of this program, of Pillow or of FFmpeg work on one task.
+An object is created, and not overwritten: the first process to write it wins, and later ones adopt it. So the record
+matches the objects, even if two versions of this program, of Pillow or of FFmpeg work on one task.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_au
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the archive has for one task.
+    """The objects of one task in the archive.
 
     Attributes:
         objects: the videos, the poster, the description.
-        warnings: what a person should know about them.
+        warnings: what the user should know about them.
         poster: the poster's JPEG; None if no frame could be decoded.
     """
 
@@ -47,11 +47,11 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     """Creates every object of a task, and reads the videos back.
 
     Args:
-        found: its generation's record, for the description.
-        videos: what fetch returned, at least one.
+        found: the record of its generation, for the description.
+        videos: the fetched videos, at least one.
 
     Raises:
-        ArchiveMismatchError: a video read back is not what was written.
+        ArchiveMismatchError: a video read back differs from what was written.
         StoreError: the store did not answer, or rejected a request.
     """
     stored = [await _store_video(paid, found, video, store) for video in videos]
@@ -60,7 +60,7 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     poster = None
     try:
         poster = await decode(_poster, stored[0][1])
-    except MediaError as error:  # the video is what was paid for
+    except MediaError as error:  # not an error of the video that was paid for
         warnings += (f"there is no poster: {error}",)
     else:
         objects.append(await _store(paid, object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, store))
@@ -69,9 +69,9 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
 
 
 class Sidecar(BaseModel):
-    """`generation.json` next to the video: what it is, where it comes from, how to check it.
+    """`generation.json` next to the video: what it is, where it comes from, how to verify it.
 
-    All of it comes from the ledger and the files, nothing from the run that writes it.
+    All of it comes from the ledger and the files, and nothing from the run that writes it.
     """
 
     key: str
@@ -94,7 +94,7 @@ class Sidecar(BaseModel):
 def sidecar(
     found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
 ) -> Sidecar:
-    """The description of a task that is about to be archived. Pure."""
+    """The description of a task that is being archived. Pure."""
     attempt = found.attempts[paid.attempt_number - 1]
     counts = found.task_id == paid.task_id  # otherwise these facts belong to the task that counts now
     return Sidecar(
@@ -124,16 +124,16 @@ def _version() -> str:
 async def _store_video(
     paid: PaidTask, found: Generation, video: FetchedVideo, store: ObjectStore
 ) -> tuple[ArchivedObject, FetchedVideo]:
-    """Creates the object, and reads it back. Returns it with the video that it contains."""
+    """Creates the object and reads it back. Returns it with the video that it contains."""
     name = paid.folder + video.path.name
     content_type = _media_type(video)
     attributes = _attributes(paid, name, video.sha256, content_type)
     created = await store.create_file(name, video.path, content_type=content_type, attributes=attributes)
     digest = await _read_back(name, store)
     if not created and digest.sha256 != video.sha256:
-        taken_over = await _taken_over(name, digest, found.request.on(paid.model), video, store)
-        if taken_over is not None:
-            return _video_object(name, taken_over, store), taken_over
+        adopted = await _adopted(name, digest, found.request.on(paid.model), video, store)
+        if adopted is not None:
+            return _video_object(name, adopted, store), adopted
     if digest.sha256 != video.sha256:  # the store has damaged it: only that version is overwritten
         with contextlib.suppress(PreconditionFailedError):
             await store.replace_file(
@@ -148,12 +148,12 @@ async def _store_video(
     return _video_object(name, video, store), video
 
 
-async def _taken_over(
+async def _adopted(
     name: str, digest: ObjectDigest, requested: VideoRequest, video: FetchedVideo, store: ObjectStore
 ) -> FetchedVideo | None:
-    """What another run has stored for the same task, if it is a whole video: hosts may encode a result again.
+    """The video that another run has stored for the same task: its bytes may differ, as hosts may re-encode a result.
 
-    None: it is damaged.
+    None: it is gone or damaged.
     """
     path = video.path.with_name(f"stored-{video.path.name}")
     if not await store.get_file(name, path):
@@ -176,7 +176,7 @@ async def _taken_over(
 
 
 def _poster(video: FetchedVideo) -> bytes:
-    """The frame saved while the video was decoded; for a damaged video, a frame that decodes."""
+    """The frame saved while the video was decoded; for a damaged video, any frame that decodes."""
     try:
         return video.poster.read_bytes()
     except FileNotFoundError:
@@ -206,7 +206,7 @@ def _attributes(paid: PaidTask, name: str, sha256: str, media_type: str) -> dict
 
 
 async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> ArchivedObject:
-    """Creates the description, or adopts one that another run wrote about the same objects."""
+    """Creates the description, or adopts another run's description of the same objects."""
     name = paid.folder + object_names.SIDECAR_NAME
     data = made.model_dump_json(indent=2).encode()
     for _ in range(2):
@@ -220,7 +220,7 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
             there = None
         if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
             return stored
-        if found is not None:  # from a run that died before its poster, or whose objects were not the ones that stayed
+        if found is not None:  # its run died before the poster, or lists objects that were not kept
             attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), object_names.SIDECAR_TYPE)
             with contextlib.suppress(PreconditionFailedError):
                 await store.put_if(
@@ -232,9 +232,9 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
 async def _store(
     paid: PaidTask, own_name: str, data: bytes, kind: Kind, content_type: str, store: ObjectStore
 ) -> ArchivedObject:
-    """Creates a small object, or adopts what is there.
+    """Creates a small object, or adopts the existing one.
 
-    It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
+    It is not read back: each request is signed with the SHA-256 of its body, which the store verifies.
     """
     name = paid.folder + own_name
     attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), content_type)

@@ -1,4 +1,4 @@
-"""What the APIXO account has left: whether it is enough, and what it buys."""
+"""The balance of the APIXO account: whether it is enough, and what it buys."""
 
 import asyncio
 from decimal import Decimal
@@ -18,11 +18,11 @@ BALANCE_CURRENCY: Final = "USD"
 
 
 class BalanceError(PipelineError):
-    """The account has less than the batch costs, and the API block requires it. Nothing was submitted."""
+    """The balance is less than the batch costs, and the API block requires enough. Nothing was submitted."""
 
 
 async def known_balance(client: StatusClient) -> Decimal | None:
-    """What the account has left; None where the API does not provide it. One free request."""
+    """The account's balance; None if the API does not provide it. One free request."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await client.balance_once()
@@ -31,13 +31,13 @@ async def known_balance(client: StatusClient) -> Decimal | None:
 
 
 async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *, batch_key: str) -> str | None:
-    """At the start of a batch: a warning about a balance that is too low; None: it is not.
+    """At the start of a batch, returns a warning if the balance is too low, else None.
 
     Args:
-        needed: what the videos that are not paid yet cost, as far as their prices are known.
+        needed: the cost of the videos that are not paid yet, as far as their prices are known.
 
     Raises:
-        BalanceError: it is less than that, and the block requires it. Nothing was submitted.
+        BalanceError: the balance is less than that, and the block requires enough. Nothing was submitted.
     """
     if not needed and api.balance_warning_below is None:
         return None
@@ -54,7 +54,7 @@ async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *,
 
 
 def shortfall(balance: Decimal, needed: Decimal, currency: str | None) -> str | None:
-    """A warning if the balance is not enough. None where the prices are in another currency. Pure."""
+    """A warning if the balance is not enough; None if it is, or if prices are in another currency. Pure."""
     if (currency or BALANCE_CURRENCY).upper() != BALANCE_CURRENCY or balance >= needed:
         return None
     return f"The APIXO account has {balance:.2f} USD left, and the videos of this batch cost {needed}."

@@ -1,4 +1,4 @@
-"""One run of a batch: its rows, what the ledger knows of them, and how each is generated within the limits."""
+"""One run of a batch: its rows, their records in the ledger, and how each is generated within the limits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -49,16 +49,16 @@ from flows.submission import Terms
 from flows.wording import counted
 
 STARTING_AT_ONCE: Final = 16
-"""Rows that are validated and submitted at the same time. The others wait in line and cost nothing: a thousand
-that all read the ledger at once would only queue there."""
+"""How many rows are validated and submitted at the same time. The others wait here at no cost: a thousand rows that
+read the ledger at once would only queue there."""
 SHOWN_PROMPT_CHARACTERS: Final = 200
-"""Characters of a prompt in the result: enough to recognize the video."""
+"""How much of a prompt is in the result: enough to recognize the video."""
 CHECKS_AT_ONCE: Final = 8
-"""Images that a dry run checks at the same time."""
+"""How many rows a dry run checks at the same time, with their images."""
 
 
 class Batch:
-    """The rows of one run, and what the ledger knows about them."""
+    """The rows of one run, and their records in the ledger."""
 
     def __init__(
         self,
@@ -104,14 +104,14 @@ class Batch:
         notes: Sequence[str] = (),
         shards: int = 1,
     ) -> Self:
-        """The batch with what the ledger knows about its rows, and so with what earlier runs paid.
+        """The batch with its rows' records from the ledger, and so with what earlier runs paid.
 
         Args:
-            max_spend: the most that all runs may pay for these rows; None: no limit.
+            max_spend: the most that all runs together may pay for these rows; None: no limit.
             shards: how many runs submit rows of this batch at the same time.
 
         Raises:
-            BudgetError: there is a limit and no price to count with.
+            BudgetError: there is a limit, and the price of a model is unknown.
             StoreError: the ledger does not answer.
         """
         known = await resources.ledger.read_all(keys_of(rows, key))
@@ -133,7 +133,7 @@ class Batch:
         return self._summary([self._row(row, "not submitted") for row in self.due])
 
     async def run(self, paying: PayingResources, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
-        """Generates every due row, at most so many at once. A row that fails does not stop the others."""
+        """Generates every due row, at most `max_in_flight` at once. A failed row does not stop the others."""
         report_total(len(self.due))
         paying.spending.expect(self._needed())
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
@@ -155,7 +155,7 @@ class Batch:
             made = await asyncio.gather(*rows)
             await shown.finish()
         finally:
-            # If Prefect ends one, as in a run that is suspended, the others must not lose the answers to their calls.
+            # If Prefect ends one row, as in a suspended run, the others must still get the answers to their calls.
             for row in rows:
                 row.cancel()
             await asyncio.gather(*rows, return_exceptions=True)
@@ -163,7 +163,7 @@ class Batch:
         return self._summary(made)
 
     async def check_balance(self) -> None:
-        """Notes it if the APIXO account has less than these rows cost.
+        """Adds a note if the APIXO account has less than these rows cost.
 
         Raises:
             SoraError: it has less, and the API block requires enough.
@@ -174,11 +174,11 @@ class Batch:
             self._notes.append(low)
 
     def _needed(self) -> Decimal:
-        """What the rows that are not paid for yet cost, as far as their prices are known."""
+        """The cost of the rows that are not paid for yet, as far as their prices are known."""
         return sum((item.cost for item in self.priced()), Decimal(0))
 
     def priced(self) -> list[Priced]:
-        """The due rows with what was paid for them, and what they still cost, as far as their prices are known."""
+        """The due rows with what was paid for each, and what it still costs, as far as prices are known."""
         prices, priced = self._resources.api.price_list, list[Priced]()
         for row in self.due:
             found = self._before.get(row.item.key(self.key))
@@ -189,7 +189,7 @@ class Batch:
         return priced
 
     async def reload(self) -> Self:
-        """The same rows with what the ledger knows about them now. What was due stays so, also after midnight."""
+        """The same rows with their current records. Due rows stay due, and no others become due after midnight."""
         again = await self.load(
             self.key, self._rows, self._resources, terms=self.terms, max_spend=self.budget.max_spend, notes=self._notes
         )
@@ -197,19 +197,19 @@ class Batch:
         return again
 
     def as_recorded(self, row: Row, problem: str) -> BatchRow:
-        """What the ledger says about a row that nobody reported, with a problem unless it is archived."""
+        """A row that no shard reported, as the ledger has it, with a problem unless it is archived."""
         found = self._before.get(row.item.key(self.key))
         if found is None:
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem="" if found.state is State.ARCHIVED else problem)
 
     def summary_of(self, due: Sequence[BatchRow], *, blocked: str | None) -> BatchSummary:
-        """The summary when other runs have done the due rows."""
+        """The summary if other runs have processed the due rows."""
         self.stop.blocked = blocked
         return self._summary(due)
 
     async def check(self) -> BatchSummary:
-        """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
+        """Checks every row, its images and the API, and prices the rows to be submitted. Spends nothing."""
         report_total(len(self.due))
         resources = self._resources
         findings = await check_before_paying(
@@ -236,9 +236,9 @@ class Batch:
             self.budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
             async with self.stop.brake.call(key) as report:
-                self.stop.check(key, row.item.models)  # others may have been rejected while this one waited
+                self.stop.check(key, row.item.models)  # another row may have been rejected while this one waited
 
-                def explanation(outcome: Outcome) -> None:
+                def report_outcome(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
                         self.budget.pay(key)
                     if isinstance(outcome, LostRace):
@@ -247,7 +247,7 @@ class Batch:
                     if isinstance(outcome, Rejected):
                         self.stop.rejected(outcome.entry.generation.attempt, row.item.models)
 
-                yield explanation
+                yield report_outcome
 
         terms = replace(
             self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self.stop.gone
@@ -256,7 +256,7 @@ class Batch:
             made = await generate(row.item.request(), key, resources, terms, starting=starting)
         except SoraError as error:
             return await self._failed(row, error)
-        except Exception as error:  # noqa: BLE001 - a bug in one row must not take the others with it
+        except Exception as error:  # noqa: BLE001 - a bug in one row must not end the others
             run_logger().exception("%s failed with an unexpected error.", key)
             return await self._failed(row, error)
         if made.state is State.ARCHIVED:
@@ -269,7 +269,7 @@ class Batch:
         try:
             entry = await self._resources.ledger.read(key)
         except SoraError:
-            # What may need a manual decision must not look as if nothing had been sent.
+            # A row that may need a manual decision must not look as if nothing was sent.
             state: RowState = "unconfirmed" if isinstance(error, LedgerError | UnconfirmedError) else "not submitted"
             return self._row(row, state, problem=f"{problem} The ledger cannot be read, so check again.")
         found = entry.generation if entry is not None else None
@@ -283,8 +283,8 @@ class Batch:
         before = self._before.get(key)
         known = before is not None and (before.attempt.number, before.state) == (found.attempt.number, found.state)
         if found.state is State.FAILED and not known and isinstance(found.failure(), InsufficientCreditsError):
-            refusal = found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem)
-            self.stop.account_rejected(refusal)
+            rejection = found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem)
+            self.stop.account_rejected(rejection)
         if found.state is State.SUCCEEDED:
             self.stop.not_archived(problem)
         if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
@@ -309,7 +309,7 @@ class Batch:
         return self._row(row, "ready", note=note)
 
     def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
-        """A row that would not be submitted, because its key is known; None: it would be."""
+        """The result for a row that would not be submitted because of its record; None: it would be."""
         options = self._resources.options
         if not is_same_video(found.request, row.item.request()):
             return self._row(row, "not submitted", problem=str(conflict_error(found)))

@@ -1,11 +1,11 @@
-"""What a call from the provider means, without HTTP.
+"""Handles callbacks from the provider, without the HTTP part.
 
-A call is a reason to check, and nothing in it is believed. The task id in it is a claim: nothing is written
-before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A
-genuine one reconciles a generation whose payment was unclear, because its URL names key and attempt.
+A callback only triggers a check; nothing in it is trusted. The task id in it is a claim: nothing is written before
+`statusTask` has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A genuine call
+reconciles a generation whose payment was unclear, because its URL names the key and the attempt.
 
-Nothing here records how a task ended. Waiting runs and the collector do that; an event notifies them, and hands over
-the provider's answer, so that it is polled only once.
+Nothing here records how a task ended. Waiting runs and the collector do that. An event notifies them and contains the
+provider's answer, so that the provider is polled only once.
 """
 
 import contextlib
@@ -35,26 +35,26 @@ from flows.task_end import take_back_failure
 from flows.wording import utc
 
 Notify = Callable[[str, str, str | None], None]
-"""Called with the key and the task of a generation whose task has ended, and how it ended, sealed."""
+"""Called with a key, its task that has ended, and the sealed status of how it ended."""
 
 NOTE: Final = "its callback named the task"
-"""The note in the record of an attempt that a call reconciled."""
+"""The note of an attempt that a callback reconciled."""
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
-"""How much of a gzipped body is unpacked."""
+"""How much of a gzipped body is decompressed."""
 MARKED_UP: Final = re.compile(
     r"""task[_-]?id["']?(?:>|[^\S\n]*\n(?:[\w-]+:[^\n]*\n){0,5}[^\S\n]*\n)\s{0,100}([^\s<>]+)""", re.IGNORECASE
 )
-"""A task's id in XML, or as a part of a multipart form."""
+"""A task id in XML or in a multipart form."""
 TOKEN: Final = re.compile(r"\b[0-9a-fA-F]{64}\b")
-"""The form of the token in a callback's URL, for any key."""
+"""The token of any callback URL."""
 MOST_SHOWN_BYTES: Final = 20_000
-"""How much of a body is searched for secrets before it is shortened further and logged."""
+"""How much of a body is searched for secrets, before it is shortened further and logged."""
 
 
 class CallbackOutcome(StrEnum):
-    """What came of a call."""
+    """The result of a callback."""
 
     FINISHED = "finished"
     """The task has ended; the runs that wait for it were notified."""
@@ -63,17 +63,17 @@ class CallbackOutcome(StrEnum):
     ALREADY_HANDLED = "already handled"
     """There is nothing left to do. The provider was not polled."""
     UNIDENTIFIED = "unidentified"
-    """The ledger has no task of this attempt, and the call named none that could be confirmed."""
+    """The ledger has no task for this attempt, and the call named none that could be confirmed."""
     UNKNOWN = "unknown"
     """The ledger has no such generation or attempt."""
 
 
 def parse_claimed_task_id(body: bytes) -> str | None:
-    """The task id that a call names; None when it names none. Never raises.
+    """The task id that a call names; None if it names none. Never raises.
 
-    A callback's body is hardly documented: the envelope of the status reply, say the provider's pages. So it
-    is read from JSON at any depth, from a form or XML, and from each of them gzipped. The id at `data.taskId` comes
-    first, then the outermost one, and text before a number; last, the `id` of a `task` or of `data`.
+    The body is hardly documented: the provider's pages only say that it is the envelope of the status reply. So the id
+    is searched in JSON at any depth, in a form or XML, each possibly gzipped. The id at `data.taskId` comes first, then
+    the outermost one, text before numbers, and last the `id` of a `task` or of `data`.
     """
     content = _content(body)
     data = content.get("data") if isinstance(content, dict) else None
@@ -89,10 +89,10 @@ def parse_claimed_task_id(body: bytes) -> str | None:
 
 
 def shown_body(body: bytes, *secrets: str) -> str:
-    """The beginning of a body as it may be logged: on one line, without these secrets and without signatures.
+    """The beginning of a body, safe for the log: on one line, without these secrets and signatures.
 
     Args:
-        secrets: our secrets that the provider knows and may repeat, such as the token in the callback's URL.
+        secrets: our secrets that the provider knows and may repeat, such as the token in the callback URL.
     """
     with contextlib.suppress(zlib.error):
         body = _unpacked(body)
@@ -110,7 +110,7 @@ def _unpacked(body: bytes) -> bytes:
 
 
 def _content(body: bytes) -> Any:
-    """A body as JSON, or as the fields of a form; None where it is neither."""
+    """Parses a body as JSON, XML or a form; None if it is none of these."""
     with contextlib.suppress(ValueError, RecursionError, zlib.error):
         body = _unpacked(body)
         return json.loads(body)
@@ -122,14 +122,14 @@ def _content(body: bytes) -> Any:
 
 
 def _inner(text: str) -> Any:
-    """Parses text that is JSON itself, as in forms and from careless callers; returns any other as it is."""
+    """Parses text that is a JSON object, as in forms; returns any other text as it is."""
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text) if text.lstrip().startswith("{") else text
     return text
 
 
 def _plain_ids(content: Any) -> Iterator[Any]:
-    """What is called `id` in an object named `task` or `data`. In the outermost one, it is mostly the call's own."""
+    """The `id` in an object named `task` or `data`. At the outermost level, `id` is usually the call's own."""
     if isinstance(content, dict):
         yield from (inner.get("id") for name in ("task", "data") if isinstance(inner := content.get(name), dict))
 
@@ -151,10 +151,10 @@ def _named_task_ids(content: Any) -> Iterator[Any]:
 async def answer_call(
     key: str, attempt_number: int, claimed_task_id: str | None, resources: Resources, *, notify: Notify
 ) -> CallbackOutcome:
-    """Handles a call about an attempt. The provider is polled once about a task, and only if that can help.
+    """Handles a call about an attempt. Polls the provider at most once per task, and only if necessary.
 
     Args:
-        key, attempt_number: what the call's URL names. Its token was checked by the caller.
+        key, attempt_number: from the call's URL, whose token the caller has checked.
         notify: called when the generation's task has ended.
 
     Raises:
@@ -172,7 +172,7 @@ async def answer_call(
     found, status = entry.generation, None
     known = found.attempts[attempt_number - 1].task_id
     if known is None:
-        status = await _believed(found, attempt_number, claimed_task_id, resources)
+        status = await _verified(found, attempt_number, claimed_task_id, resources)
         if claimed_task_id is None or status is None:
             run_logger().warning("%s", _unidentified(found, attempt_number, resources.options))
             return CallbackOutcome.UNIDENTIFIED
@@ -184,8 +184,8 @@ async def answer_call(
         run_logger().warning(
             "A callback for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
         )
-        if await _believed(found, attempt_number, claimed_task_id, resources) is not None:
-            found = await _note_beside(found, attempt_number, claimed_task_id, resources)
+        if await _verified(found, attempt_number, claimed_task_id, resources) is not None:
+            found = await _record_alongside(found, attempt_number, claimed_task_id, resources)
     if known is not None and found.attempts[attempt_number - 1].state is State.FAILED:
         status = await resources.client.status_once(known, model=found.attempts[attempt_number - 1].model)
         if isinstance(status, Succeeded):
@@ -202,8 +202,8 @@ async def answer_call(
     return CallbackOutcome.FINISHED
 
 
-async def _believed(found: Generation, number: int, claimed_task_id: str | None, resources: Resources) -> Status | None:
-    """What the provider says about the task that a call named; None if it is not a task of this generation."""
+async def _verified(found: Generation, number: int, claimed_task_id: str | None, resources: Resources) -> Status | None:
+    """The provider's status of the task that a call named; None if it cannot be a new task of this generation."""
     if claimed_task_id is None:
         return None
     if claimed_task_id in found.task_ids:
@@ -228,7 +228,7 @@ async def _believed(found: Generation, number: int, claimed_task_id: str | None,
 
 
 async def _reconcile(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
-    """Records the task that the provider confirmed in its attempt, unless another one has been recorded meanwhile."""
+    """Records the confirmed task in its attempt, or as superseded if another one has been recorded meanwhile."""
     key, ledger = found.key, resources.ledger
 
     def how(current: Generation) -> Generation:
@@ -239,11 +239,11 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
         )
 
     try:
-        if not await _bound(task_id, found, number, ledger):
+        if not await _bind(task_id, found, number, ledger):
             return found
         reconciled = (await ledger.change(key, how)).generation
-        if task_id not in reconciled.task_ids:  # the reply, or a person, named another one meanwhile
-            return await _note_beside(reconciled, number, task_id, resources)
+        if task_id not in reconciled.task_ids:  # the reply or a user named another task meanwhile
+            return await _record_alongside(reconciled, number, task_id, resources)
     except (StoreError, LedgerError) as error:
         run_logger().error(
             "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no later call "
@@ -259,14 +259,14 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
     return reconciled
 
 
-async def _note_beside(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
-    """Records one more task of an attempt: something on the way sent the paid call twice, and both were accepted."""
+async def _record_alongside(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
+    """Records a second task of an attempt: a proxy sent the paid call twice, and both were accepted."""
     key, ledger = found.key, resources.ledger
-    if not await _bound(task_id, found, number, ledger):
+    if not await _bind(task_id, found, number, ledger):
         return found
     noted = partial(superseded_tasks.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
     changed = (await ledger.change(key, noted)).generation
-    if changed.task_id == task_id:  # the paid call's own reply came meanwhile
+    if changed.task_id == task_id:  # the paid call's own reply arrived meanwhile
         return changed
     run_logger().error(
         "%s was paid for twice in attempt %d, as %s and as %s. The paid call was sent once, so something on the way "
@@ -276,8 +276,8 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
     return changed
 
 
-async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -> bool:
-    """Binds a task to an attempt, unless it belongs to another key."""
+async def _bind(task_id: str, found: Generation, number: int, ledger: Ledger) -> bool:
+    """Binds a task to an attempt. False: it belongs to another key."""
     owner = await ledger.tasks.bind(task_id, found.key, number, named_by="callback", naming=found.next_naming)
     if owner.key != found.key:
         run_logger().warning("A callback for %s names task %s, which belongs to %s.", found.key, task_id, owner.key)
@@ -296,7 +296,7 @@ def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str)
 
 
 def _unidentified(found: Generation, number: int, options: str) -> str:
-    """What a person can do about a call that matches nothing known."""
+    """What the user can do about a call that matches no known task."""
     sentence = f"APIXO called back for attempt {number} of {found.key}, so it accepted it, but named no known task."
     if found.state is State.UNCONFIRMED and number == found.attempt.number:
         return f"{sentence} {unconfirmed_error(found, options)}"

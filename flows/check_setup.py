@@ -1,4 +1,4 @@
-"""The flow `check-setup`: checks whether a run on this worker would have all it needs. It pays nothing."""
+"""The flow `check-setup`: checks whether this worker has everything that a run needs. It pays nothing."""
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact

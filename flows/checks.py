@@ -1,4 +1,4 @@
-"""What can be checked before money is spent: everything that a run needs before the paid call and after it."""
+"""Checks, before any money is spent, everything that a run needs before and after the paid call."""
 
 import difflib
 import hashlib
@@ -43,11 +43,11 @@ from flows.record.pipeline_errors import PipelineError
 from flows.resources import B, load_block
 
 FREE_BYTES: Final = 1_000_000_000
-"""Eight videos of 100 MB at once, and some."""
+"""Enough for eight videos of 100 MB at once, with some reserve."""
 PROBE_IMAGE: Final = f"{FOLDER}probe.png"
-"""It need not exist: a host that says so answers."""
+"""It need not exist: a 404 also shows that the host answers."""
 MISSPELLED: Final = 0.8
-"""How alike two names of models are, from 0 to 1, for one to be a misspelling of the other. `sora2` has 0.9."""
+"""The similarity, from 0 to 1, from which a model's name counts as a misspelling of another. `sora2` has 0.9."""
 
 
 class Finding(BaseModel):
@@ -71,10 +71,10 @@ class Finding(BaseModel):
 
 
 async def check_setup(api: str, archive: str) -> list[Finding]:
-    """Checks all that a run in this process needs. It pays nothing; in the store it uses `probe/` and `incoming/`."""
+    """Checks everything that a run in this process needs. It pays nothing, and writes to `probe/` and `incoming/`."""
     findings: list[Finding] = [Finding.ok("code", this_code())]
-    api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
-    archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
+    api_block = await _try_load(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
+    archive_block = await _try_load(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
     if archive_block is not None:
         findings += await _store_findings(archive_block)
     if api_block is None:
@@ -87,14 +87,14 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
     async with client, web:
         findings.append(await _api_finding(client, api_block))
         findings += await check_result_route(web, api_block)
-        findings += await _beside(client, web, api_block, archive_block)
+        findings += await _other_findings(client, web, api_block, archive_block)
     return findings
 
 
-async def _beside(
+async def _other_findings(
     client: StatusClient, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None
 ) -> list[Finding]:
-    """What a run needs besides the API, the archive and the route to results: a line each, even if all is well."""
+    """Checks what a run needs besides the API, the archive and the route to results, with at least one finding each."""
     findings = [await check_account(client, api), *check_prices(api)]
     if archive is not None:
         findings.append(await _image_finding(web, archive))
@@ -109,26 +109,26 @@ async def _beside(
 async def check_before_paying(
     client: StatusClient, store: ObjectStore, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive
 ) -> list[Finding]:
-    """The same for a dry run, which has already opened what it needs.
+    """The same checks for a dry run, which has already opened its resources.
 
     Returns:
-        What does not prevent a paid call: clock, the routes of results and images, balance, prices, callbacks, disk.
+        Findings without errors: clock, the routes of results and images, balance, prices, callbacks, disk.
 
     Raises:
-        SoraError: the first thing that prevents one.
+        SoraError: the first error found.
     """
     await ensure_ready(store, thorough=True)
     await check_api(client)
     routes = await check_result_route(web, api)
-    beside = [await _clock_finding(store), *routes, *await _beside(client, web, api, archive)]
-    for finding in beside:
+    checked = [await _clock_finding(store), *routes, *await _other_findings(client, web, api, archive)]
+    for finding in checked:
         if finding.outcome == "error":
             raise PipelineError(f"{finding.name}: {finding.detail}")
-    return beside
+    return checked
 
 
 async def check_api(client: StatusClient) -> None:
-    """Polls a task that does not exist: free of charge, and it shows what a submission would meet.
+    """Polls a task that does not exist: free of charge, and it shows whether a submission would get through.
 
     Raises:
         ApixoError: the API cannot be reached, rejects the key, or answers without its envelope.
@@ -136,15 +136,15 @@ async def check_api(client: StatusClient) -> None:
     try:
         await client.status_once("dry-run")
     except (BadRequestError, ModelNotFoundError, RateLimitError):
-        pass  # it answers that it does not know the task
+        pass  # it answers in its envelope, and accepts the key
     except (NoReplyError, ServerError, UnexpectedReplyError):
-        # How it answers about a task that does not exist is undocumented; its balance is documented.
+        # The answer for a task that does not exist is undocumented. The balance is documented.
         if await known_balance(client) is None:
             raise
 
 
 def this_code() -> str:
-    """Which code this process runs: the version, and a digest of the modules, wherever they are."""
+    """The version of the code in this process, with a digest of its modules that does not depend on their location."""
     digest = hashlib.sha256()
     for package in (apixo, blocks, flows):
         root = Path(next(iter(package.__path__)))
@@ -154,7 +154,7 @@ def this_code() -> str:
 
 
 async def check_account(client: StatusClient, api: ApixoApi) -> Finding:
-    """What the account has left, if the API says so."""
+    """The account's balance, if the API provides it."""
     balance = await known_balance(client)
     if balance is None:
         detail = "unknown: the API does not provide it"
@@ -180,7 +180,7 @@ def check_prices(api: ApixoApi) -> list[Finding]:
 
 
 async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Finding:
-    """Whether APIXO can reach images in the archive, at exactly the URL that it would get for one."""
+    """Whether APIXO can reach images in the archive, checked with the same kind of URL that it would get."""
     name, only = "image route", "Only images given as files or s3:// need it."
     try:
         store = archive.store()
@@ -188,7 +188,7 @@ async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Findi
         return Finding.warning(name, f"{error}. {only}")
     try:
         address = image_address(f"s3://{archive.bucket}/{PROBE_IMAGE}", archive, store, valid_seconds=60)
-        await _knock(web, address)
+        await _check_reachable(web, address)
     except ForbiddenUrlError as error:
         detail = f"APIXO cannot fetch the archive's images: {error}. Set public_url in the video-archive block. {only}"
         return Finding.warning(name, detail)
@@ -203,10 +203,10 @@ async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Findi
 async def check_result_route(
     web: httpx.AsyncClient, api: ApixoApi, *, hosts: Sequence[str] = RESULT_HOSTS
 ) -> list[Finding]:
-    """Fetches a small file over the route that a result takes. The host of a result is known only after paying."""
+    """Fetches a small file over the same route as results. The actual host of a result is known only after paying."""
     name, url = "result route", api.result_check_url or api.base_url
     try:
-        await _knock(web, url)
+        await _check_reachable(web, url)
     except ForbiddenUrlError as error:
         detail = f"{error}. Set result_check_url in the apixo-api block to a small file on a public host."
         return [Finding.warning(name, detail)]
@@ -216,7 +216,7 @@ async def check_result_route(
     found = [Finding.ok(name, f"{httpx.URL(url).host} answers")]
     for host in hosts if api.base_url == BASE_URL else ():
         try:
-            await _knock(web, f"https://{host}/")
+            await _check_reachable(web, f"https://{host}/")
         except (ForbiddenUrlError, DownloadError) as error:
             detail = f"{error}. APIXO has served results from there: does a firewall allow only its API?"
             found.append(Finding.warning(f"result host {host}", detail))
@@ -234,7 +234,7 @@ def check_space(folder: Path) -> Finding:
 
 
 async def _store_findings(archive: VideoArchive) -> list[Finding]:
-    """One finding for each thing that is wrong with the store; a single one if all is well."""
+    """One finding per error of the store; without errors, its state, its clock and possibly its outdated release."""
     name = "archive"
     try:
         store = archive.store()
@@ -265,7 +265,7 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
 
 
 async def _clock_finding(store: ObjectStore) -> Finding:
-    """How far this machine's clock is off from the store's. If it is too far off, that is an error of the archive."""
+    """How far this machine's clock is off from the store's. Too large an offset is reported by the store's checks."""
     offset = await store.clock_offset_seconds()
     if offset is None:
         detail = "unknown: the object store's replies have no date. Use NTP to be sure that the clock is right."
@@ -282,7 +282,7 @@ async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:
 
 
 async def _callback_finding(web: httpx.AsyncClient, url: str, api: ApixoApi, archive: VideoArchive | None) -> Finding:
-    """Whether a receiver with the same blocks is behind its public URL, with a trusted certificate."""
+    """Whether the callback URL leads to a receiver with the same blocks, with a trusted certificate."""
     name, polling = "callbacks", "Until then, runs poll for their videos."
     try:
         async with open_stream(web, url) as response:
@@ -311,12 +311,12 @@ async def _callback_finding(web: httpx.AsyncClient, url: str, api: ApixoApi, arc
     return Finding.warning(name, f"{problem} {polling}")
 
 
-async def _knock(web: httpx.AsyncClient, url: str) -> None:
+async def _check_reachable(web: httpx.AsyncClient, url: str) -> None:
     async with open_stream(web, url):
         pass
 
 
-async def _tried(findings: list[Finding], name: str, load: Awaitable[B]) -> B | None:
+async def _try_load(findings: list[Finding], name: str, load: Awaitable[B]) -> B | None:
     try:
         found = await load
     except SoraError as error:

@@ -1,4 +1,4 @@
-"""Time and randomness, as one thing that a test can replace."""
+"""Time and randomness in one object, so that tests can replace them."""
 
 import asyncio
 import random
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 class Clock:
     """The time, sleeping, and random numbers.
 
-    Deliberately not a dataclass: Prefect walks through those, field by field, when they are part of a task parameter.
+    Deliberately not a dataclass: Prefect walks through those, field by field, if they are part of a task parameter.
 
     Attributes:
-        sleep: waits for so many seconds.
+        sleep: waits for this many seconds.
         monotonic: seconds that only increase, for durations.
-        now: the time of day, in UTC.
+        now: the current time in UTC.
         rng: a number from 0 to below 1, for pauses that must differ.
     """
 

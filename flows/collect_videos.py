@@ -34,24 +34,25 @@ from flows.wording import counted
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to poll thousands in a minute, few enough for one disk."""
 EXPIRING_AFTER: Final = timedelta(hours=12)
-"""When warnings about a result begin. APIXO keeps it for 15 days or, by older pages, for 24 hours: of those,
+"""The age at which warnings about a result begin. APIXO keeps it for 15 days, or by older pages for 24 hours, of which
 half are left then."""
 
 RECONCILED_WITHIN: Final = timedelta(hours=1)
-"""How long the store's tasks are searched for an unclear payment. After that, only a rerun or a person does so."""
+"""How long after an unclear payment the collector searches the store's tasks for it. Later, only a rerun or a manual
+decision does."""
 
 QUIET_SECONDS: Final = 6.0
-"""How long the collector stays subscribed after its last work, twice. Starting its process takes as long, and while one
-runs, what further callbacks would start waits. Longer than the 5 s after which Prefect has stored an event."""
+"""How long the collector stays subscribed after its last work, twice. Starting another process takes as long, and a run
+that a further callback triggers must wait for this one. Longer than the 5 s after which Prefect has stored an event."""
 SUBSCRIBED_SECONDS: Final = 240.0
-"""How long it stays subscribed in all: it ends before its schedule starts the next one, however many callbacks come."""
+"""The longest that it stays subscribed: it ends before the next scheduled run, however many callbacks come."""
 CHECK_SECONDS: Final = 0.5
 
 What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "error"]
 
 
 class Collected(BaseModel):
-    """What became of one open generation."""
+    """The result for one open generation."""
 
     key: str
     what: What = Field(description="`error`: it could not be processed this time; the next run tries again.")
@@ -94,7 +95,7 @@ async def collect_videos(
 
 
 def run_name(found: Sequence[Collected]) -> str:
-    """What a run is called afterwards: by what it archived, or else by what needs a manual decision. Pure."""
+    """The name of a run after it ended: by what it archived, or else by what needs a manual decision. Pure."""
     for what, verb in (("archived", "archived"), ("unconfirmed", "unconfirmed:"), ("failed", "failed:")):
         keys = [item.key for item in found if item.what == what]
         if keys:
@@ -105,9 +106,9 @@ def run_name(found: Sequence[Collected]) -> str:
 async def _collect_while_notified(
     keys: Sequence[str] | None, resources: Resources, *, detached_only: bool
 ) -> list[Collected]:
-    """Processes them, and then those whose callback came in the minute before or comes meanwhile.
+    """Processes these generations, then those whose callback came in the last minute or comes meanwhile.
 
-    The deployment has one run at a time: without this, such a callback would wait for its end.
+    The deployment has one run at a time: without this, such a callback would have to wait until this run ends.
     """
     subscribes = bool(resources.api.callback_url and deployment.id)
     if subscribes:
@@ -123,7 +124,7 @@ async def _collect_while_notified(
         while (now := resources.clock.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
             await resources.clock.sleep(min(CHECK_SECONDS, quiet_since + QUIET_SECONDS - now))
             notified = resources.subscriber.take_notified()
-            if notified:  # some are replayed: those that are closed by now are not news
+            if notified:  # some are replayed events of generations that are closed by now
                 notified &= set(await resources.ledger.open_keys())
             if notified:
                 more = await collect(sorted(notified), resources, detached_only=detached_only)
@@ -133,9 +134,9 @@ async def _collect_while_notified(
 
 
 async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False) -> list[Collected]:
-    """Processes these generations, or all open ones, many at a time, in the order of their keys.
+    """Processes these generations, or all open ones, several at a time, sorted by key.
 
-    `detached_only` skips those that a run waits for, or was waiting for until recently.
+    `detached_only` skips those that a run waits for, according to the record.
 
     Raises:
         AuthenticationError: the API key is invalid, so nothing can be polled.
@@ -144,17 +145,17 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     run_logger().info("Processing %s.", counted(len(wanted), "generation"))
     gate = asyncio.Semaphore(AT_ONCE)
 
-    refused: list[AuthenticationError] = []
+    key_errors: list[AuthenticationError] = []
 
     async def one(key: str) -> Collected:
         async with gate:
             try:
-                if refused:  # nothing more is polled with this key; warnings about expiring results are still published
-                    raise refused[0]
+                if key_errors:  # do not poll again with this key, but still warn about expiring results
+                    raise key_errors[0]
                 seen = await _process(key, resources, detached_only=detached_only)
-            except Exception as error:  # noqa: BLE001 - a bug in one must not keep the others from being collected
+            except Exception as error:  # noqa: BLE001 - a bug in one must not keep others from being collected
                 if isinstance(error, AuthenticationError):
-                    refused.append(error)
+                    key_errors.append(error)
                 elif isinstance(error, SoraError):
                     run_logger().error("%s could not be processed: %s", key, error)
                 else:
@@ -165,14 +166,14 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
             return seen
 
     collected = list(await asyncio.gather(*(one(key) for key in wanted)))
-    if refused:
-        raise refused[0]
+    if key_errors:
+        raise key_errors[0]
     return collected
 
 
 async def _process(key: str, resources: Resources, *, detached_only: bool) -> Collected:
     entry = await resources.ledger.read(key)
-    if entry is None:  # its marker is written before its claim: someone may be about to claim it
+    if entry is None:  # its marker is written before its claim: a run may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
     if detached_only and _is_waited_for(entry.generation, resources):
         return _collected(entry.generation, resources)
@@ -181,14 +182,14 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources.clock) < RECONCILED_WITHIN:
         entry = await reconcile(entry, resources.ledger, resources.clock)
     if entry.generation.unarchived_superseded:
-        entry = await _collect_beside(entry, resources)
+        entry = await _collect_superseded(entry, resources)
     found = entry.generation
     match found.state:
         case State.SUBMITTED:
             return await _poll(entry, resources)
         case State.SUCCEEDED:
             return await _collect_result(entry, resources)
-        case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
+        case State.ARCHIVED | State.FAILED:  # its run died before the event, or Prefect was unavailable
             await publish_end(found, resources.ledger, resources.archive, resources.events)
         case State.REJECTED:
             await resources.ledger.close(found)
@@ -196,11 +197,11 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
 
 
 async def _collect_result(entry: Entry, resources: Resources) -> Collected:
-    """Archives what has succeeded. A result that is still unavailable long after it may be gone is given up."""
+    """Archives a task that has succeeded. Gives up a result that stays unavailable after APIXO may have deleted it."""
     paid = entry.generation.task
     try:
         return _collected(await retrieve(paid, entry, None, resources), resources)
-    except (NotSentError, AuthenticationError):  # it is about this machine or this key
+    except (NotSentError, AuthenticationError):  # the cause is this machine or this key, not the result
         raise
     except (MediaError, ApixoError) as error:
         if await give_up_result(paid, entry, error, resources) is None:
@@ -209,17 +210,17 @@ async def _collect_result(entry: Entry, resources: Resources) -> Collected:
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
-    """Whether a run waits for it, according to the record: one that died counts until its deadline."""
+    """Whether a run waits for it, according to the record. A run that died counts as waiting until its deadline."""
     age = _age(found, resources.clock)
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
-async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
-    """Archives the videos of its other paid tasks, and notes those that have none. Returns the resulting record."""
+async def _collect_superseded(entry: Entry, resources: Resources) -> Entry:
+    """Archives the videos of superseded tasks, and records which of them have none. Returns the resulting record."""
     for paid in entry.generation.unarchived_superseded:
         attempt = entry.generation.attempts[paid.attempt_number - 1]
         age = resources.clock.now() - attempt.since
-        # By then APIXO has deleted its result, even if it could not be polled for a while.
+        # By then APIXO has deleted the result, even if the task could not be polled for a while.
         too_old = age > timedelta(hours=resources.api.result_valid_hours) + GIVEN_UP_AFTER
         why = None
         try:
@@ -232,13 +233,13 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             elif too_old:
                 why = f"APIXO still calls it {status.state!r}"
         except SupersededError:
-            pass  # archived beside
+            pass  # the normal end: its video is archived alongside
         except AuthenticationError:
             raise
         except SoraError as error:
             why = str(error) if too_old and not isinstance(error, NotSentError) else None
             run_logger().warning("Task %s of %s could not be archived alongside: %s", paid.task_id, paid.key, error)
-        except Exception:  # noqa: BLE001 - a bug in it must not keep the task that counts from being collected
+        except Exception:  # noqa: BLE001 - a bug here must not keep the task that counts from being collected
             run_logger().exception("Task %s of %s failed with an unexpected error.", paid.task_id, paid.key)
         if why is not None:
             run_logger().error("Task %s of %s is paid but will not produce a video: %s", paid.task_id, paid.key, why)
@@ -273,7 +274,7 @@ async def _not_processed(key: str, error: Exception, resources: Resources) -> Co
 
 
 def _collected(found: Generation, resources: Resources) -> Collected:
-    """What to report about a record as it now is; warns when its result will soon be gone."""
+    """The report about a record in its current state; logs a warning if its result will expire soon."""
     state = found.state
     open_states = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
     what: What = "pending" if state in open_states else state.value  # type: ignore[assignment] # mypy sees only a str
@@ -300,11 +301,11 @@ def _collected(found: Generation, resources: Resources) -> Collected:
 
 
 async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
-    """Publishes that its result will expire, once a day."""
+    """Publishes once a day that its result will expire."""
     now = clock.now()
     try:
         found = (await ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
-    except SoraError as error:  # the next collector does it
+    except SoraError as error:  # the next run of the collector does it
         run_logger().warning("Could not record the warning that %s expires soon: %s", key, error)
         return
     if found.warned_at == now:
@@ -312,7 +313,7 @@ async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
 
 
 async def _report(found: list[Collected]) -> None:
-    """An artifact, if there is something to see: this flow runs every few minutes."""
+    """Publishes an artifact, but only if there is something to report: this flow runs every few minutes."""
     noteworthy = [item for item in found if item.expiring or item.what not in ("pending", "unknown")]
     for what in ("unconfirmed", "failed"):
         for item in noteworthy:

@@ -1,4 +1,4 @@
-"""Gives a run that fails an artifact of its own."""
+"""Publishes an artifact that explains why a run failed."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,17 +17,17 @@ from flows.signals.artifacts import shown
 from flows.signals.run_artifacts import failure_markdown, publish_failure
 
 EXPLAINED: Final = "_has_artifact"
-"""Set on an error that has its artifact."""
+"""The attribute that marks an error whose artifact is published."""
 REFUSED_PARAMETERS: Final = "Validation of flow parameters failed"
-"""How Prefect's message begins when it did not even call the flow."""
+"""The beginning of Prefect's message if it rejected the parameters and did not call the flow."""
 
 
 @asynccontextmanager
 async def explained(key: str, resources: Resources | None = None) -> AsyncIterator[None]:
-    """Publishes what happened, whether it was paid, and what to do, and raises the error again.
+    """If the block raises, publishes what happened, whether it was paid, and what to do. The error is raised again.
 
     Args:
-        resources: the ledger. None: before it is opened; then nothing was sent.
+        resources: with the ledger; None: it is not open yet, so nothing was sent.
     """
     try:
         yield
@@ -50,9 +50,9 @@ async def _advice(key: str, error: Exception, resources: Resources | None) -> tu
 
 
 async def explain_refused_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
-    """Publishes why parameters were rejected, such as a malformed event's: Prefect then never calls the flow.
+    """Publishes why Prefect rejected a run's parameters, such as those of a malformed event, without calling the flow.
 
-    A hook for `on_failure`. It has no run context, so the artifact names its run.
+    A hook for `on_failure`. It has no run context, so the artifact is created with the run's id.
     """
     del flow
     message = state.message or ""

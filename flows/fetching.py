@@ -19,11 +19,11 @@ from flows.record.object_names import video_name
 from flows.signals.progress import report_progress
 
 MAX_VIDEO_BYTES: Final = 2 * 1024**3
-"""No documented limit exists. 2 GiB is far above any 12 s video and keeps a hostile host from filling the disk."""
+"""No limit is documented. 2 GiB is far above any 12 s video, and keeps a hostile host from filling the disk."""
 
 KEEP_DAMAGED_AFTER: Final = timedelta(days=1)
-"""How long after the provider's success a damaged result is fetched again. An older APIXO page says that results
-are gone after 24 hours: what is there by then is all that there will be."""
+"""How long after the provider's success a damaged result is fetched again. An older APIXO page says that results are
+deleted after 24 hours, so nothing better can be expected later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class FetchedVideo:
 
     Attributes:
         path, sha256, size_bytes: The file.
-        facts: What it is, if it decodes from its first frame to its last; None: it is damaged, and kept as it came.
+        facts: Its properties, if every frame decodes; None: it is damaged, and kept as it came.
         poster: Its poster, a JPEG made while it was decoded. A damaged video has none.
-        warnings: What a person should know about it.
+        warnings: What the user should know about it.
     """
 
     path: Path
@@ -51,10 +51,10 @@ class FetchedVideo:
 
 
 async def poll_result(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
-    """What the provider now says about a task that has succeeded.
+    """Polls a task that has succeeded, for its current result.
 
     Raises:
-        UnexpectedReplyError: it says something different than before.
+        UnexpectedReplyError: the provider no longer reports a success.
         ApixoError: no usable answer.
     """
     status = await client.status(task_id, model=model)
@@ -76,12 +76,12 @@ async def fetch_videos(
     last_try: bool,
     now: datetime,
 ) -> list[FetchedVideo]:
-    """Every result that is a video. One that is unavailable next to one that is available becomes a warning in the end.
+    """Fetches every result that is a video. If some are unavailable in the end, the others get a warning about them.
 
     Args:
-        asked: what the task was asked for; it need not be the one that counts now.
+        requested: the request of this task, which need not be the task that counts now.
         fresh: whether these URLs were just polled.
-        last_try: whether there is no automatic retry after this.
+        last_try: whether no automatic retry follows.
         now: the time. A day after the provider's success, the last try keeps what it gets, even if it is damaged.
 
     Raises:
@@ -90,7 +90,7 @@ async def fetch_videos(
     since = found.succeeded_at or found.attempt.since
     keeps_damaged = last_try and now - since >= KEEP_DAMAGED_AFTER
     videos: list[FetchedVideo] = []
-    odd: list[MediaError] = []
+    errors: list[MediaError] = []
     for number, url in enumerate(urls, start=1):
         try:
             path = folder / video_name(number)
@@ -98,17 +98,17 @@ async def fetch_videos(
                 found.key, requested, url, path, web, last_try=last_try, keeps_damaged=keeps_damaged
             )
         except MediaError as error:
-            odd.append(error)
+            errors.append(error)
         else:
             videos.append(video)
     if not videos:
-        raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole on the next try
-    for problem in odd:
+        raise max(errors, key=lambda error: error.retryable)  # the first retryable one, if any
+    for problem in errors:
         expired = isinstance(problem, ResultExpiredError) and not fresh
         later = problem.retryable and not last_try and not isinstance(problem, DamagedVideoError)
         if expired or later:
             raise problem
-    left_out = tuple(f"another result was left out: {error}" for error in odd)
+    left_out = tuple(f"another result was left out: {error}" for error in errors)
     return [replace(videos[0], warnings=videos[0].warnings + left_out), *videos[1:]]
 
 
@@ -136,7 +136,7 @@ async def _fetch_one(
     except CutDownloadError as error:
         if not last_try:
             raise
-        cut, arrived = error, part_of(path)  # the length that the host named may be wrong every time
+        cut, arrived = error, part_of(path)  # the host may announce a wrong length every time
     inner = await asyncio.to_thread(unwrap, arrived, max_bytes=MAX_VIDEO_BYTES)
     poster = poster_of(path)
     try:
@@ -153,7 +153,7 @@ async def _fetch_one(
     if cut is not None:
         if facts is not None and not facts.is_complete and not keeps_damaged:
             await asyncio.to_thread(inner.discard)
-            raise cut  # it plays, and it is unknown how much of it is missing
+            raise cut  # it plays, but an unknown part of it is missing
         await asyncio.to_thread(arrived.replace, path)
         warnings.append(f"everything that the host sends is archived: {cut}")
     if facts is not None:
@@ -166,7 +166,7 @@ async def _fetch_one(
 
 
 def poster_of(video: Path) -> Path:
-    """Where the poster of a video is stored, next to it."""
+    """The path of a video's poster, next to the video."""
     return video.with_name(f"{video.name}.poster.jpg")
 
 

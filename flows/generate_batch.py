@@ -1,4 +1,4 @@
-"""The flow `generate-batch`: a content calendar, many videos in one run."""
+"""The flow `generate-batch`: generates a content calendar, many videos in one run."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
@@ -29,16 +29,16 @@ from flows.signals.runs import root_run_id, tag_run
 from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
-"""Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
-5 a second do not. APIXO also advises against many submissions at once."""
+"""Measured: Prefect's event queue holds 10,000 messages. A burst of 1,000 generations overflows it, 4 to 5 per second
+do not. APIXO also advises against many submissions at once."""
 MOST_SHARDS: Final = 100
 """More are useless: the provider accepts 1,000 videos at once."""
 BAD_ROWS_LOGGED: Final = 100
-"""A file of junk has 5,000. The table has all of them."""
+"""A junk file may have 5,000. The table shows all of them."""
 
 
 def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | BadRow:
-    """A bad item of a list becomes a row to report, as in a file."""
+    """Turns an invalid item of a list into a row to report, as in a file."""
     if isinstance(value, dict):
         row = check_row(1, value)
         return row.item if isinstance(row, Row) else row
@@ -55,24 +55,24 @@ VERBS: Final = ("generate batch", "dry run of batch")
 
 
 def given_key(key: str | None, calendar: str | None) -> str | None:
-    """As given, or else the calendar's file name; None: neither was given."""
+    """The given key, or else one from the calendar's file name; None: neither was given."""
     if key:
         return check_key(key)
     return calendar_key(calendar) if calendar else None
 
 
 def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
-    """What a batch without a key is called: by the run name that a person typed, or else by its first prompt."""
+    """The name of a batch without a key: from the run name that a user typed, or else from its first prompt."""
     prompt = prompt_of(requests[0]) if isinstance(requests, list) and requests else ""
     return slug(typed_name(flow_run.name, *verbs) or prompt, most=BATCH_NAME_CHARACTERS, otherwise="batch")
 
 
 def shown_name(*verbs: str) -> str:
-    """This run's batch as shown in the run's own name. Verbs: what such a name begins with."""
+    """The batch's name as shown in the run's name. `verbs` are the first words of such names."""
     parameters = flow_run.parameters
     try:
         key = given_key(parameters.get("key"), parameters.get("calendar"))
-    except InvalidKeyError:  # the run itself raises it, with a message that can be read
+    except InvalidKeyError:  # the run itself raises it, with a readable message
         return "without a key"
     return key or title_of(parameters.get("requests"), verbs)
 
@@ -180,7 +180,7 @@ async def generate_batch(
 
 
 async def key_of_batch(title: str, ledger: Ledger, *, dry_run: bool) -> str:
-    """The key of a batch that was given none. A dry run records nothing, and is not a first start."""
+    """The key for a batch that was given none. A dry run records nothing, and does not count as the first start."""
     root = root_run_id()
     if root is None:
         return check_key("")  # outside a run: rejected
@@ -195,7 +195,7 @@ async def rows_of(
     key: str,
     read: Callable[[str], Awaitable[list[Row | BadRow]]],
 ) -> list[Row | BadRow]:
-    """The requested videos, each row valid or not. Rows whose key would be invalid are not."""
+    """The requested rows, valid or not. A row whose key would be invalid becomes an invalid row."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:

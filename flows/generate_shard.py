@@ -24,7 +24,7 @@ from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
 
 BEAT_SECONDS: Final = 2.0
-"""How often a shard shows that it is alive, and checks whether another has hit a problem that stops all."""
+"""How often a shard writes its heartbeat, and checks whether another shard has hit a problem that stops all."""
 
 
 def _run_name() -> str:
@@ -80,12 +80,12 @@ async def _read(share: str, archive: VideoArchive) -> Share:
 
 @asynccontextmanager
 async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
-    """While the shard runs, shows that it is alive, and passes on what stops all shards."""
+    """While the shard runs, writes its heartbeat, and exchanges reasons that stop all shards."""
 
     async def exchange() -> None:
         await store.put(share.beat_name(attempt), b"")
         if batch.stop.reason is not None:
-            with suppress(PreconditionFailedError):  # another shard has said so
+            with suppress(PreconditionFailedError):  # another shard has already reported one
                 await store.put_if(share.stop_name, batch.stop.reason.encode(), etag=None)
         elif (found := await store.get(share.stop_name)) is not None:
             batch.stop.follow(found.data.decode(errors="replace"))
@@ -94,7 +94,7 @@ async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStor
         while True:
             try:
                 await exchange()
-            except StoreError as error:  # the rows themselves wait for the store, or fail
+            except StoreError as error:  # the rows themselves retry, or fail
                 run_logger().warning("Cannot read from the other shards: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
 

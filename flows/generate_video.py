@@ -33,19 +33,19 @@ from flows.submission import Terms
 
 
 def name_of_run(verb: str) -> str:
-    """The name of a run that makes one video, from its parameters alone."""
+    """The name of a run that makes one video, from nothing but its parameters."""
     parameters = flow_run.parameters
     return f"{verb} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), verb)}"
 
 
 def prompt_of(request: Any) -> str:
-    """The prompt of a run's parameter, which may be anything."""
+    """The prompt in a run's `request` parameter, which may be of any type."""
     found = request.get("prompt") if isinstance(request, dict) else getattr(request, "prompt", None)
     return found if isinstance(found, str) else ""
 
 
 def run_title(prompt: str, *verbs: str) -> str:
-    """What a video without a key is called: by the run name that a person typed, or else by its prompt's words."""
+    """The name of a video without a key: from the run name that a user typed, or else from its prompt."""
     return slug(typed_name(flow_run.name, *verbs) or prompt)
 
 
@@ -88,10 +88,10 @@ async def generate_video(
 
 
 async def key_of_run(request: VideoRequest, ledger: Ledger, title: str) -> str:
-    """The key of a video that was given none: a rerun of its run is the same video, a new run is another one.
+    """The key for a video that was given none: a rerun of its run is the same video, a new run is another one.
 
-    A parent's retry starts its subflows as new runs with new ids. So there the key belongs to the outermost run,
-    whose id stays, and the request. It is recorded before anything is paid.
+    A parent's retry starts its subflows as new runs with new ids. So in a subflow, the key belongs to the outermost
+    run, whose id stays the same, and the request. It is recorded before anything is paid.
     """
     root = root_run_id()
     if root is None:  # outside a run, where nothing could be rerun
@@ -113,11 +113,11 @@ async def generate(
     *,
     starting: AbstractAsyncContextManager[object] | None = None,
 ) -> Generation:
-    """The five steps of one generation. Each knows from the ledger's record what is already done.
+    """Runs the five steps of one generation. Each reads from the ledger's record what is already done.
 
     Args:
-        terms: on what terms it submits; if it does not wait, it ends after the submission.
-        starting: held until the request is submitted; in a batch, few rows at a time begin.
+        terms: the terms of the submission; if they do not wait, this ends after the submission.
+        starting: held until the request is submitted, so that only a few rows of a batch start at the same time.
     """
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
@@ -143,15 +143,15 @@ async def generate(
     except Exception as error:
         sentence = not_archived_sentence(paid, resources.options, resources.api.result_valid_hours)
         run_logger().error("%s", sentence)  # the error itself is raised, and logged by Prefect
-        if not isinstance(error, DeadlineError):  # it says so itself
+        if not isinstance(error, DeadlineError):  # its message already says so
             error.add_note(sentence)
         raise
 
 
 async def _may_submit_again(key: str, resources: PayingResources) -> bool:
-    """Whether the output was moderated and the API block allows another submission. The record counts how often."""
+    """Whether the verdict may be mistaken, and the API block allows another submission. The record counts these."""
     try:
         entry = await resources.ledger.read(key)
-    except SoraError:  # the failure is what is reported, and a rerun looks again
+    except SoraError:  # report the failure; a rerun checks again
         return False
     return entry is not None and moderation.may_submit_again(entry.generation, resources.api.moderation_retries)

@@ -1,4 +1,4 @@
-"""Who may pay for a failed generation again: a person who reruns the flow run, and nobody else."""
+"""Permission to pay for a failed generation again: only a user who reruns the flow run gives it."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,21 +11,21 @@ from prefect.runtime import flow_run
 from flows.record.generation import Generation
 
 PAYING_FLOW: Final[dict[str, Any]] = {"persist_result": False, "log_prints": False, "retries": 0}
-"""The options of flows that may pay: not even a profile's default retries rerun them automatically."""
+"""The options of flows that may pay: nothing reruns them automatically, not even a profile's default retries."""
 
 
 async def rerun_by_person(failed: Generation, *, run_id: str | None = None) -> str | None:
-    """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
+    """Whether a user restarted a flow run after it had ended, as the UI's Retry button does.
 
-    Nobody can have decided about a failure that came later. The run meets one if it is started once more: after the
-    answer to its question, in a replaced pod, or in the next run of a dead shard.
+    A restart before the failure is not a decision about it. A run may find such a failure when it starts again: after
+    the answer to its question, in a replaced pod, or in the next run of a dead shard.
 
     Args:
         failed: the generation that may be paid for again.
         run_id: which flow run; None: this one. A shard uses that of its batch.
 
     Returns:
-        The id of the state that says so; None when there is none, or when it has already paid for an attempt.
+        The id of the state that shows the restart; None if there is none, or if it has already paid for an attempt.
     """
     run_id = run_id or flow_run.id
     if run_id is None:
@@ -39,12 +39,11 @@ async def rerun_by_person(failed: Generation, *, run_id: str | None = None) -> s
 
 
 def sent_back_by(states: Sequence[State]) -> State | None:
-    """The state by which a run was sent back after it had ended, if that was its last retry. Pure.
+    """The state by which a run was restarted after it had ended, if that was its last retry. Pure.
 
-    The engine's own retry goes from Running to AwaitingRetry, and a worker that starts a crashed run again comes from
-    Crashed: neither is a person's. Prefect's `empirical_policy.retry_type` does not help: the new UI forces the state,
-    which skips the rule that writes it. What this cannot tell apart is a person and an automation that sends failed
-    runs back.
+    The engine's own retry goes from Running to AwaitingRetry, and a worker restarts a crashed run from Crashed: neither
+    is a user's decision. Prefect's `empirical_policy.retry_type` does not help: the new UI forces the state, which
+    skips the rule that writes it. An automation that restarts failed runs cannot be distinguished from a user.
     """
     history = sorted(states, key=lambda state: state.timestamp)
     last = max((number for number, state in enumerate(history) if state.name == "AwaitingRetry"), default=0)

@@ -46,7 +46,7 @@ Decision = Literal[
     "Make another preview, with what is changed below. PAYS.",
     "Stop: no final video. Pays nothing.",
 ]
-"""The form shows these texts. None is a default."""
+"""The choices as the form shows them. None is the default."""
 FINAL_8, FINAL_12, AS_REQUESTED, ANOTHER, STOP = get_args(Decision)
 
 
@@ -61,7 +61,7 @@ class Answer(RunInput):
 
 
 class AnswerError(PipelineError):
-    """Nobody answered in time, or there is no such video."""
+    """There was no answer in time, or the model does not support the video."""
 
 
 Form = TypeVar("Form", bound=RunInput)
@@ -70,7 +70,7 @@ Meant = TypeVar("Meant")
 
 
 class _Next(NamedTuple):
-    """What an answer means: a request for the next video, or None to stop, and whether it is the final one."""
+    """The meaning of an answer: the request for the next video (None: stop), and whether it is the final one."""
 
     request: VideoRequest | None
     is_final: bool = False
@@ -109,13 +109,13 @@ async def preview_then_final(
         key = key or await key_of_run(request, resources.ledger, title)
         await tag_run(request.tags, name=f"{VERB} {key}")
         decided = await resources.ledger.read(final_key(key))
-        if decided is not None:  # an earlier start of this run, or another one with this key, was answered
+        if decided is not None:  # an earlier start of this run, or another run with this key, was answered
             return await _made(decided.generation.request, final_key(key), resources)
         number, requested = await _latest_preview(key, request, resources.ledger)
     while True:
         async with PayingResources.of_blocks(api, archive) as resources:
             decided = await resources.ledger.read(final_key(key))
-            if decided is not None:  # meanwhile, in another run: one more preview would be paid for nothing
+            if decided is not None:  # meanwhile, in another run: another preview would be useless
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(requested, preview_key(key, number), resources)
             poster = await resources.store.get(preview.poster_name) if preview.poster_name else None
@@ -152,10 +152,10 @@ def final_key(key: str) -> str:
 
 
 def preview_of(request: VideoRequest) -> VideoRequest:
-    """The same video in its shortest length. Pure.
+    """The same video with the shortest duration. Pure.
 
     Raises:
-        AnswerError: the model does not support it, or no final video that would not be as short.
+        AnswerError: the model does not support it, or supports no longer final video.
     """
     preview = lasting(request, shortest_seconds(request))
     if not final_seconds(request, AS_LONG):
@@ -167,9 +167,9 @@ def preview_of(request: VideoRequest) -> VideoRequest:
 
 
 def shortest_seconds(request: VideoRequest) -> int | None:
-    """The length of a preview: the shortest of the model in this mode, if possible one that its fallback models have.
+    """The duration of a preview: the model's shortest in this mode, if possible one that its fallback models have too.
 
-    None: the model has only one length. Pure.
+    None: the model has no durations. Pure.
     """
     if find(request.model) is None:
         return SECONDS
@@ -182,10 +182,10 @@ def shortest_seconds(request: VideoRequest) -> int | None:
 
 
 def final_seconds(request: VideoRequest, as_long: str) -> dict[str, int | None]:
-    """The lengths that a final video can have, by what they are called: none is that of its preview. Pure.
+    """The possible durations of a final video by their labels, without that of the preview. Pure.
 
     Args:
-        as_long: what the request's own length is called.
+        as_long: the label of the request's own duration.
     """
     found, shortest = {}, shortest_seconds(request)
     for length, seconds in (("for 8 s", 8), ("for 12 s", 12), (as_long, request.duration)):
@@ -195,7 +195,7 @@ def final_seconds(request: VideoRequest, as_long: str) -> dict[str, int | None]:
 
 
 def final_prices(request: VideoRequest, as_long: str, api: ApixoApi) -> dict[str, Decimal | None]:
-    """What each possible final video costs, each length once; None: no price is known. Pure."""
+    """The price of each possible final video, with each duration once; None: no price is known. Pure."""
     lengths = final_seconds(request, as_long)
     if lengths.get(as_long) in (8, 12):
         del lengths[as_long]
@@ -206,11 +206,11 @@ def meaning(answer: Answer, requested: VideoRequest, duration: int | None) -> _N
     """What to make next. Pure.
 
     Args:
-        asked: the request of the preview that they saw.
-        duration: of the video as it was requested.
+        requested: the request of the preview that the user saw.
+        duration: the duration as originally requested.
 
     Raises:
-        AnswerError: the model does not support such a video, or it would be like the preview.
+        AnswerError: the model does not support such a video, or it would be the same as, or as short as, the preview.
     """
     if answer.decision == STOP:
         return _Next(None)
@@ -228,7 +228,7 @@ def meaning(answer: Answer, requested: VideoRequest, duration: int | None) -> _N
 
 
 def lasting(request: Asked, seconds: int | None) -> Asked:
-    """The same video in another length. Pure.
+    """The same video with another duration. Pure.
 
     Raises:
         AnswerError: the model does not support such a video.
@@ -240,7 +240,7 @@ def lasting(request: Asked, seconds: int | None) -> Asked:
 
 
 async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tuple[int, VideoRequest]:
-    """Which preview a rerun continues with, and its request."""
+    """The number of the preview that a rerun continues with, and its request."""
     number, requested = 1, preview_of(request)
     while (entry := await ledger.read(preview_key(key, number + 1))) is not None:
         number, requested = number + 1, entry.generation.request
@@ -259,15 +259,15 @@ async def answered(
     show: Callable[[str], Awaitable[None]],
     means: Callable[[Form], Meant],
 ) -> Meant:
-    """Asks until an answer can be carried out. Returns what it means.
+    """Asks until there is a usable answer. Returns its meaning.
 
     Args:
-        question: what the names of the questions begin with.
-        show: shows the question; called with why the last answer could not be used, if there was one.
-        means: what an answer means. If it raises an `AnswerError`, the question is asked again.
+        question: the prefix of the questions' names.
+        show: shows the question; called with the reason why the last answer could not be used, or an empty text.
+        means: returns an answer's meaning. If it raises an `AnswerError`, the question is asked again.
 
     Raises:
-        AnswerError: nobody answered in time.
+        AnswerError: there was no answer in time.
     """
     problem, number = "", 0
     while True:
@@ -281,17 +281,17 @@ async def answered(
 
 
 async def ask(form: type[Form], question: str, hours: float) -> Form:
-    """Waits for an answer: as a deployment without a process, otherwise in this one.
+    """Waits for an answer. The run of a deployment is suspended meanwhile; any other run waits in this process.
 
-    An earlier answer is available at once when the flow continues, so the name of the question has to be the
-    same then. Prefect asks under each name once: where it has, and has no answer that fits the form, as after a
-    time-out or an upgrade, the question is asked under the next name.
+    When the flow continues, an earlier answer is available at once under the question's name, so the name must be the
+    same then. Prefect asks under each name only once. If it has no answer there that fits the form, as after a time-out
+    or an upgrade, the question is asked under the next name.
 
     Args:
-        question: its name. A second question needs another one.
+        question: the question's name. Another question needs another name.
 
     Raises:
-        AnswerError: nobody answered in time. As a deployment, Prefect ends the run itself.
+        AnswerError: there was no answer in time. For a deployment, Prefect itself ends the run.
     """
     name, number = question, 1
     while True:

@@ -53,7 +53,7 @@ from flows.wording import counted, utc
 
 VERB: Final = "previews of batch"
 UNKNOWN_SHOWN: Final = 5
-"""How many ids that are not on the sheet a message names."""
+"""How many unknown ids an error message names."""
 
 AS_LONG: Final = "as long as the calendar says"
 BatchDecision = Literal[
@@ -62,7 +62,7 @@ BatchDecision = Literal[
     "Make the final videos as long as the calendar says. PAYS.",
     "Stop: no final videos. Pays nothing.",
 ]
-"""The form shows these texts. None is a default."""
+"""The choices as the form shows them. None is the default."""
 ALL_8, ALL_12, AS_IN_CALENDAR, NONE = get_args(BatchDecision)
 
 
@@ -148,7 +148,7 @@ async def previews_then_finals(
 
 
 def preview_row(row: Row | BadRow) -> Row | BadRow:
-    """The row in its shortest length, under the row's current name. Pure."""
+    """The row with the shortest duration, under the row's current name. Pure."""
     if isinstance(row, BadRow):
         return row
     try:
@@ -158,7 +158,7 @@ def preview_row(row: Row | BadRow) -> Row | BadRow:
 
 
 def row_lasting(row: Row, seconds: int | None) -> Row:
-    """The same video in another length, under the same name. Pure.
+    """The same video with another duration, under the same name. Pure.
 
     Raises:
         AnswerError: the model does not support such a video.
@@ -168,14 +168,15 @@ def row_lasting(row: Row, seconds: int | None) -> Row:
 
 
 def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str], key: str) -> list[Row] | None:
-    """The final videos to be made; None: none. Pure.
+    """The final videos to make; None: stop. Pure.
 
     Args:
-        waiting: the rows whose previews they saw, by name.
+        waiting: the rows whose previews the user saw, by name.
         begun: names of rows whose final video was submitted before. Naming them changes nothing.
 
     Raises:
-        AnswerError: a name is not on the sheet, or a row's model does not support such a video.
+        AnswerError: a name is not on the sheet, or a row's model does not support such a video, or it would be as short
+            as its preview.
     """
     if answer.decision == NONE:
         return None
@@ -232,9 +233,9 @@ async def _chosen(
     archive: str,
     hours: float,
 ) -> list[Row] | None:
-    """Asks until an answer can be carried out."""
-    # An answer is about what its sheet showed: if a preview has been added, such as for a row that became due, the
-    # question is a new one.
+    """Asks until there is a usable answer. Returns the rows for final videos; None: stop."""
+    # An answer refers to the previews that its sheet showed. If one was added, such as for a row that became due, the
+    # question gets a new name.
     shown = hashlib.sha256(" ".join(sorted(waiting)).encode()).hexdigest()[:8]
 
     async def show(problem: str) -> None:
@@ -254,13 +255,13 @@ async def _chosen(
 
     means = partial(meaning, waiting=waiting, begun=list(known), key=key)
     chosen = await answered(BatchAnswer, f"previews-{shown}", hours, show, means)
-    async with Resources.of_blocks(api, archive) as resources:  # it no longer waits for anyone
+    async with Resources.of_blocks(api, archive) as resources:  # without the question
         await publish_sheet(previews, resources.store)
     return chosen
 
 
 def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
-    """What the sheet says above the previews."""
+    """The notes above the previews on the sheet."""
     until = utc(datetime.now(UTC) + timedelta(hours=hours))
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
@@ -276,7 +277,7 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
 
 
 def cost_of_one(row: Row, api: ApixoApi) -> str:
-    """What a row's final video costs, as far as that is known. Pure."""
+    """The cost of a row's final video, as far as it is known. Pure."""
     prices = final_prices(row.item, AS_LONG, api)
     if not prices:
         return f"No final video: {row.item.model} has no length above its preview's."
@@ -285,7 +286,7 @@ def cost_of_one(row: Row, api: ApixoApi) -> str:
 
 
 def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
-    """What the final videos of these rows cost together. Pure. Nothing is guessed: it says if a price is missing."""
+    """The total cost of the final videos of these rows, or which prices are missing. Pure."""
     prices = [
         {length: api.price(row.item.model, seconds) for length, seconds in final_seconds(row.item, AS_LONG).items()}
         for row in rows
@@ -304,6 +305,6 @@ def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
 
 
 def final_of(row: Row, request: VideoRequest) -> Row:
-    """The row as its final video was requested before, which the next answer does not change. Pure."""
+    """The row with its final video's earlier request, which the next answer does not change. Pure."""
     item = request.model_dump() | {"id": row.item.name()}
     return Row.model_validate({"line": row.line, "item": item}, context=STORED)

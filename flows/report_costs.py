@@ -1,4 +1,4 @@
-"""The flow `report-costs`: what a month cost, as a page of the Prefect UI. It pays nothing."""
+"""The flow `report-costs`: shows what a month cost as an artifact in the Prefect UI. It pays nothing."""
 
 import re
 from contextlib import aclosing
@@ -71,10 +71,10 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
 
 
 def first_day(month: str | None, today: date) -> date:
-    """The first day of a month such as `2026-11`; of today's if none is given.
+    """The first day of a month such as `2026-11`, or of the current month if none is given.
 
     Raises:
-        PipelineError: that is not a month.
+        PipelineError: the text is not a month.
     """
     if month is None:
         return today.replace(day=1)
@@ -84,13 +84,13 @@ def first_day(month: str | None, today: date) -> date:
 
 
 def amounts(row: CostRow) -> list[str]:
-    """The cells of a row, as `HEADINGS` names them."""
+    """The cells of a row, in the order of `HEADINGS`."""
     sums = (row.archived, row.open, row.unclear, row.failed, row.total)
     return [str(row.payments), *(f"{amount:f}" for amount in sums), row.currency]
 
 
 def sentence(use: CeilingUse) -> str:
-    """What counts against a ceiling."""
+    """What counts against a ceiling, as a sentence."""
     return (
         f"{use.ceiling} {use.limit:f}: {use.spent:f} spent, {use.unclear:f} unclear, "
         f"{use.reserved:f} reserved by runs, {use.left:f} left"
@@ -105,7 +105,7 @@ def notes(report: CostReport) -> list[str]:
 
 
 def markdown(report: CostReport) -> str:
-    """The page."""
+    """The report as Markdown."""
     table = [_line(report.by, *HEADINGS), "|---" + "|--:" * 6 + "|---|"]
     table += [_line(*map(plain, [row.group, *amounts(row)])) for row in report.rows]
     table += [

@@ -15,7 +15,7 @@ from flows.submission import reconcile, wait_for_answer
 
 
 class ResolutionError(LedgerError):
-    """The decision does not fit what the ledger or the provider says."""
+    """The decision contradicts the ledger or the provider."""
 
 
 async def load_generation(key: str, ledger: Ledger) -> Generation:
@@ -30,34 +30,34 @@ async def load_generation(key: str, ledger: Ledger) -> Generation:
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
     """Records that a generation was accepted as this task, after checking that the provider knows the task.
 
-    A claim without an answer gets its lease first: its owner may still be about to name the task itself. A task
+    If a claim has no answer, this first waits until its lease is over: its owner may still name the task itself. A task
     that was given up is resumed, unless the provider reports it as failed.
 
     Args:
         seen: the record that the decision is about.
-        task_id: as the provider's account, the log or the event names it.
+        task_id: the id from the provider's account, the log or the event.
 
     Raises:
         ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
-    refusal = partial(ResolutionError, key=key, task_id=task_id)
+    resolution_error = partial(ResolutionError, key=key, task_id=task_id)
     entry = await _answered(key, resources.ledger, resources.clock)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
-        raise refusal(
+        raise resolution_error(
             f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed."
         )
     try:
         status = await resources.client.status(task_id, model=entry.generation.attempts[number - 1].model)
     except BadRequestError as error:
-        raise refusal(f"APIXO does not know task {task_id}: {error.message} Nothing was changed.") from error
+        raise resolution_error(f"APIXO does not know task {task_id}: {error.message} Nothing was changed.") from error
     except ApixoError as error:
-        raise refusal(
+        raise resolution_error(
             f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later."
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
     if isinstance(status, Failed) and entry.generation.state is State.FAILED and entry.generation.task_id == task_id:
-        raise refusal(
+        raise resolution_error(
             f"APIXO reports task {task_id} as failed: there is nothing to continue. Nothing was changed, and nothing "
             "paid."
         )
@@ -69,25 +69,25 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id, key, number, named_by="person", naming=entry.generation.next_naming
         )
         if owner.key != key:
-            raise refusal(f"Task {task_id} belongs to {owner.key}. Nothing was changed.")
+            raise resolution_error(f"Task {task_id} belongs to {owner.key}. Nothing was changed.")
         return (await resources.ledger.change(key, how, known=entry)).generation
     except TransitionError as error:
         current = await resources.ledger.read(key)
         if current is not None and task_id not in current.generation.task_ids:
             await resources.ledger.tasks.release(task_id, key, named=current.generation.tasks_named)
-        raise refusal(f"{error}. Nothing was changed.") from error
+        raise resolution_error(f"{error}. Nothing was changed.") from error
 
 
 async def allow_resubmission(seen: Generation, resources: Resources) -> Generation:
-    """Records that a generation may be submitted again: a person checked that it was rejected, or it failed.
+    """Records that a generation may be submitted again: a user checked that it was rejected, or it failed.
 
     Args:
-        seen: the record that the decision is about. It counts only for its last attempt.
+        seen: the record that the decision is about. The decision applies only to its last attempt.
 
     Raises:
         ResolutionError: the record has changed meanwhile, or its state does not allow it.
-        UnconfirmedError: its claim has only just been given up. What the person saw in the account is older than its
-            end: check again, then decide.
+        UnconfirmedError: its claim was still waiting for an answer when the user looked at the account. Check the
+            account again, then decide.
     """
     answered = (await _answered(seen.key, resources.ledger, resources.clock)).generation
     if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
@@ -108,7 +108,7 @@ async def _entry(key: str, ledger: Ledger) -> Entry:
 
 
 async def _answered(key: str, ledger: Ledger, clock: Clock) -> Entry:
-    """The record once a claim's lease is over, and with the task that the store may know."""
+    """The record after a claim's answer or the end of its lease, with its task if the store knows one."""
     entry = await _entry(key, ledger)
     match entry.generation.state:
         case State.CLAIMED:

@@ -22,7 +22,7 @@ Decision = Literal[
     "APIXO took it: go on with the task below. Pays nothing.",
     "APIXO did not take it, or it failed: submit once more. PAYS.",
 ]
-"""The form shows these texts. Neither is a default."""
+"""The choices as the form shows them. Neither is the default."""
 GO_ON, PAY_AGAIN = get_args(Decision)
 
 
@@ -77,10 +77,10 @@ async def resolve_video(
 
 
 def check_decision(key: str, decision: Decision, task_id: str | None, attempt: int | None) -> None:
-    """Checks that the form has exactly one decision. Pure.
+    """Checks that the form contains exactly one decision. Pure.
 
     Raises:
-        ResolutionError: something it needs is missing, or it has both.
+        ResolutionError: a field that the decision needs is missing, or both fields are set.
     """
     if decision == GO_ON and (task_id is None or attempt is not None):
         problem = "To continue with a task, give its task_id, and leave attempt empty."

@@ -1,4 +1,4 @@
-"""What the steps of a generation work with: the API, the ledger, the archive, the work directory, the clock."""
+"""The resources of a generation's steps: the API, the ledger, the archive, the work directory, the clock."""
 
 import asyncio
 import os
@@ -29,18 +29,18 @@ from flows.signals.subscriber import Subscriber
 B = TypeVar("B", bound=Block)
 
 FILES_AT_ONCE: Final = 8
-"""Videos of one flow run that are fetched at the same time, and as many that are archived: enough to fill a line, few
-enough for one disk and for the memory that decoding takes."""
+"""How many videos of one flow run are fetched at the same time, and how many are archived: enough to saturate a network
+connection, few enough for one disk and for the memory that decoding takes."""
 
 
 class Resources:
     """What the reading, waiting, fetching and archiving steps need. Opened once per flow run.
 
-    Plain attributes; nothing here decides anything. Deliberately no dataclass or pydantic model: Prefect walks through
-    those when they are task parameters.
+    Plain attributes without logic. Deliberately not a dataclass or pydantic model: Prefect walks through those if they
+    are task parameters.
 
     Args:
-        options: what a `sora` command in a message needs to find the same blocks.
+        options: the options with which a `sora` command in a message finds the same blocks.
     """
 
     def __init__(self, api: ApixoApi, archive: VideoArchive, *, options: str = "") -> None:
@@ -51,23 +51,23 @@ class Resources:
         self.usual = UsualTimes(self.ledger.newest)
         self.options = options
         self.work_root = work_root()
-        """Where downloads are kept between two steps."""
+        """Where downloads are kept between steps."""
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
-        """Held while a video is fetched, and while it is archived; not between two tries."""
+        """Held while a video is fetched, and while it is archived, but not between two tries."""
         self.web = guarded_client(allow_private_hosts=api.allow_private_hosts)
-        """For image and result hosts only: it checks every address and never carries the API key."""
+        """For image and result hosts only: it checks every IP address and never sends the API key."""
         self.events = EventConnection()
         """For the events that Prefect must confirm."""
         self.subscriber = Subscriber()
-        """Wakes waiters whose callback came; not subscribed if the API block has no `callback_url`."""
+        """Wakes waiting steps when their callback comes; not subscribed if the API block has no `callback_url`."""
 
     @classmethod
     @asynccontextmanager
     async def of_blocks(cls, api: str, archive: str) -> AsyncIterator[Self]:
-        """Opened with the stored blocks of these names.
+        """Opens the resources with the stored blocks of these names.
 
         Raises:
-            PipelineError: a block is missing or invalid, or the environment's proxies or certificates are.
+            PipelineError: a block is missing or invalid, or the environment's proxies or certificates are invalid.
             StoreError: see `__aenter__`.
         """
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
@@ -79,12 +79,12 @@ class Resources:
             yield opened
 
     def image_url_for(self, url: str) -> str:
-        """The URL from which the provider fetches an image for the next days. It may be secret: see `own_images`."""
+        """The URL from which the provider can fetch an image for the next days. It may be secret: see `own_images`."""
         valid_seconds = max(self.api.result_valid_hours * 3600, self.api.deadline_seconds)
         return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
 
     async def __aenter__(self) -> Self:
-        """Makes sure that the archive can keep a ledger, before anything is paid.
+        """Makes sure, before anything is paid, that the archive can keep a ledger.
 
         Raises:
             StoreError: the archive is not reachable, rejects the keys, or ignores conditional writes.
@@ -102,17 +102,17 @@ class Resources:
     async def aclose(self) -> None:
         """Closes all connections, even if one of them fails or the task is cancelled."""
         async with AsyncExitStack() as closing:
-            for part in (self.store, self.client, self.web, self.subscriber, self.events):  # the last one first
+            for part in (self.store, self.client, self.web, self.subscriber, self.events):  # closed in reverse order
                 closing.push_async_callback(part.aclose)
 
 
 class PayingResources(Resources):
-    """Resources that can also pay. Only what may submit a request uses them."""
+    """Resources that can also pay. Used only by flows that may submit requests."""
 
     def __init__(self, api: ApixoApi, archive: VideoArchive, *, options: str = "") -> None:
         super().__init__(api, archive, options=options)
         self.payments = PaymentThread(api, archive)
-        """Where the paid call runs, and nowhere else."""
+        """The only place where paid calls run."""
         ceilings = Ceilings(api.max_spend_per_day, api.max_spend_per_month)
         self.spending = SpendGuard(
             self.ledger, ceilings, currency=api.currency, lease_seconds=api.lease_seconds, now=self.clock.now
@@ -127,15 +127,15 @@ class PayingResources(Resources):
     async def aclose(self) -> None:
         """Releases what was reserved, ends the payment thread after its last call, then closes all connections."""
         async with AsyncExitStack() as closing:
-            for close in (super().aclose, self.payments.aclose, self.spending.aclose):  # the last one first
+            for close in (super().aclose, self.payments.aclose, self.spending.aclose):  # closed in reverse order
                 closing.push_async_callback(close)
 
 
 async def load_block(block: type[B], name: str) -> B:
-    """A stored block.
+    """Loads a stored block.
 
     Raises:
-        PipelineError: there is none of that name, or it is invalid.
+        PipelineError: there is no block with that name, or it is invalid.
     """
     slug = block.get_block_type_slug()
     try:
@@ -155,6 +155,6 @@ async def load_block(block: type[B], name: str) -> B:
 
 
 def command_options(api: str, archive: str) -> str:
-    """The options by which a `sora` command finds these blocks; none for the default ones."""
+    """The options with which a `sora` command finds these blocks; empty for the default ones."""
     named = (("api", api), ("archive", archive))
     return "".join(f" --{option} {name}" for option, name in named if name != "default")

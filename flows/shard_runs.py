@@ -1,7 +1,7 @@
 """Generates a batch with several flow runs on the work pool, and combines their results in one summary.
 
-The ledger decides what is paid, whoever runs. This only decides who does which rows: shares are in the bucket,
-each run of one has an idempotency key, and a share counts as done once its summary is next to it.
+The ledger alone decides what is paid. This module only decides which run processes which rows: shares are in the
+bucket, each run of a share has an idempotency key, and a share is done once its summary is next to it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -42,16 +42,16 @@ from flows.wording import counted
 
 DEPLOYMENT: Final = "generate-shard/generate-shard"
 MOST_ATTEMPTS: Final = 3
-"""How often a share is started in one run of its batch. What kills three runs will kill a fourth."""
+"""How often a share is started in one run of its batch. A problem that kills three runs will kill a fourth."""
 DEAD_SECONDS: Final = 90.0
-"""How long a running shard may be silent. Prefect does not notice that a machine is gone."""
+"""How long a running shard may be without a heartbeat. Prefect does not notice that a machine is gone."""
 PENDING_SECONDS: Final = 900.0
-"""How long the worker that has taken a shard may need to start it: pulling an image takes minutes."""
+"""How long a worker may take to start a shard: pulling a container image takes minutes."""
 CHECK_SECONDS: Final = 2.0
 UNFINISHED: Final = [StateType(name) for name in ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")]
 _SHARES: Final = TypeAdapter(list[Share])
 AWAY: Final = (StoreError, httpx.HTTPError)
-"""What a check may raise while the store or Prefect is down: it is repeated."""
+"""Errors of a check while the store or Prefect is down. The check is repeated."""
 
 
 @dataclass
@@ -76,12 +76,12 @@ async def run_in_shards(
 ) -> BatchSummary:
     """Divides the due rows of a batch among this many runs of `generate-shard`, waits for them, and sums them up.
 
-    A rerun of this flow run resumes the same runs, unless a person has sent it back after its end: then it starts new
-    ones, once the earlier ones have ended.
+    A rerun of this flow run continues with the same shard runs, unless a user restarted it after its end: then it
+    starts new ones, once the earlier ones have ended.
 
     Raises:
         PipelineError: `generate-shard` is not deployed. Nothing was submitted.
-        SoraError: the store or the account is not as required. Nothing was submitted either.
+        SoraError: the store does not answer, or the balance is too low. If no shard was started, nothing was submitted.
     """
     run_id = str(flow_run.id)
     async with get_client() as client:
@@ -111,7 +111,7 @@ async def run_in_shards(
             for number, (rows, max_spend) in enumerate(parts, 1)
             if rows
         ]
-        shares = await _decided(resources.store, folder, shares)
+        shares = await _stored_shares(resources.store, folder, shares)
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.reload(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
     for name in await resources.store.names(folder):
@@ -138,7 +138,7 @@ def _merge(after: Batch, ended: Sequence[_Shard], unaffordable: Set[str], before
         else:
             why = "is new in the calendar:"
         rows.append(after.as_recorded(row, f"{key}: {why} run the batch again: it generates what is missing."))
-    # One line for several: each shard says the same about what stopped all.
+    # Only the first: all shards report the same reason.
     summary = after.summary_of(rows, blocked=next((item.blocked for item in summaries if item.blocked), None))
     if before.counts:
         summary.price, summary.spent_before = after.budget.spent_before - before.spent_before, before.spent_before
@@ -155,9 +155,9 @@ async def _require_deployment(client: PrefectClient) -> None:
         ) from error
 
 
-async def _decided(store: ObjectStore, folder: str, shares: list[Share]) -> list[Share]:
-    """The shares of this run of the batch. A rerun has those of the first try, whatever the calendar is now: a row that
-    moved would otherwise be in two shares, and count toward both limits."""
+async def _stored_shares(store: ObjectStore, folder: str, shares: list[Share]) -> list[Share]:
+    """The shares of this run of the batch. A rerun uses those of the first try, even if the calendar has changed: a row
+    that moved would otherwise be in two shares, and count toward the limits of both."""
     name = f"{folder}shares"
     try:
         await store.put_if(name, _SHARES.dump_json(shares), etag=None, content_type="application/json")
@@ -170,7 +170,7 @@ async def _decided(store: ObjectStore, folder: str, shares: list[Share]) -> list
 async def _wait_for_earlier(
     client: PrefectClient, run_id: str, folder: str, clock: Clock, *, timeout_seconds: float
 ) -> None:
-    """Waits for shards that an earlier try of this run left in progress: both together would exceed the limits."""
+    """Waits for shards that an earlier try of this run left in progress: both together could exceed the limits."""
     wanted = FlowRunFilter(
         parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(run_id)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
@@ -194,7 +194,7 @@ async def _wait_for_earlier(
 
 
 class _Runs:
-    """The runs of the shards."""
+    """Starts the runs of the shards and watches them."""
 
     def __init__(
         self,
@@ -217,12 +217,12 @@ class _Runs:
             data = shard.share.model_dump_json().encode()
             try:
                 await self._store.put_if(shard.share.name, data, etag=None, content_type="application/json")
-            except PreconditionFailedError:  # a rerun continues with the shares that its shards have
+            except PreconditionFailedError:  # a rerun continues with the stored shares
                 if (stored := await self._store.get(shard.share.name)) is not None:
                     shard.share = Share.model_validate_json(stored.data)
         while waiting := [shard for shard in self._shards if not shard.ended]:
             try:
-                await self._look(waiting)
+                await self._check(waiting)
             except AWAY as error:
                 if isinstance(error, httpx.HTTPStatusError) and not is_retryable_status(error.response.status_code):
                     raise
@@ -230,7 +230,7 @@ class _Runs:
             await self._clock.sleep(max(CHECK_SECONDS, len(self._shards) / 10))
         return self._shards
 
-    async def _look(self, waiting: Sequence[_Shard]) -> None:
+    async def _check(self, waiting: Sequence[_Shard]) -> None:
         for shard in waiting:
             if shard.run is None:
                 await self._start(shard)
@@ -238,14 +238,14 @@ class _Runs:
         ids = [shard.run.id for shard in waiting if shard.run is not None]
         found = await self._client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
         runs = {run.id: run for run in found}
-        # Read after the runs: a run that has ended has written its summary before, if at all.
-        await self._store.put(f"{folder}now", b"")  # its stamp is the store's time: clocks of machines differ
+        # Listed after the runs were read: a run that has ended has already written its summary, if it has one.
+        await self._store.put(f"{folder}now", b"")  # its timestamp is the store's time: clocks of machines differ
         stamps = {item.name: item.modified for item in await self._store.listed(folder)}
         for shard in waiting:
-            await self._judge(shard, runs, stamps)
-        self._say(runs.values(), waiting)
+            await self._update(shard, runs, stamps)
+        self._log_states(runs.values(), waiting)
 
-    async def _judge(self, shard: _Shard, runs: Mapping[UUID, FlowRun], stamps: Mapping[str, datetime]) -> None:
+    async def _update(self, shard: _Shard, runs: Mapping[UUID, FlowRun], stamps: Mapping[str, datetime]) -> None:
         share, known = shard.share, shard.run
         if share.summary_name in stamps and (stored := await self._store.get(share.summary_name)) is not None:
             shard.summary, shard.ended = BatchSummary.model_validate_json(stored.data), True
@@ -259,8 +259,8 @@ class _Runs:
             return
         elif run.state.is_final():
             died = f"{run.name}: {run.state.name}"
-        elif self._silent(shard, run, run.state, stamps):
-            # Where nobody is left to stop a run that is being cancelled, it stays so.
+        elif self._is_silent(shard, run, run.state, stamps):
+            # If no worker is left to stop a run that is being cancelled, it stays in that state.
             end = Cancelled if run.state.is_cancelling() else Crashed
             await self._client.set_flow_run_state(run.id, end(message="It gives no sign of life."), force=True)
             if end is Cancelled:
@@ -276,14 +276,14 @@ class _Runs:
             "Not retried again." if shard.ended else "Starting a new run for its share.",
         )  # fmt: skip
 
-    def _silent(self, shard: _Shard, run: FlowRun, state: State, stamps: Mapping[str, datetime]) -> bool:
+    def _is_silent(self, shard: _Shard, run: FlowRun, state: State, stamps: Mapping[str, datetime]) -> bool:
         share = shard.share
         now, beat = stamps.get(f"{share.folder}now"), stamps.get(share.beat_name(shard.attempt))
-        if state.is_pending():  # by the server's clock, which is near enough for that, as below
+        if state.is_pending():  # by the server's clock, which is accurate enough here and below
             return self._clock.now() - state.timestamp > timedelta(seconds=PENDING_SECONDS)
         if not (state.is_running() or state.is_cancelling()):
             return False
-        if beat is None:  # it reads the ledger first
+        if beat is None:  # it reads the ledger before its first heartbeat
             began = state.timestamp if state.is_cancelling() else run.start_time
             return began is not None and self._clock.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
         return now is not None and now - beat > timedelta(seconds=DEAD_SECONDS)
@@ -293,12 +293,12 @@ class _Runs:
         shard.run = await arun_deployment(
             DEPLOYMENT,
             parameters={"share": shard.share.name, "attempt": attempt, **self._blocks},
-            idempotency_key=f"{shard.share.name}:{attempt}",  # after an error it may exist: the same key finds it
+            idempotency_key=f"{shard.share.name}:{attempt}",  # after an error the run may exist: the same key finds it
             timeout=0,
         )
         shard.attempt = attempt
 
-    def _say(self, runs: Iterable[FlowRun], waiting: Sequence[_Shard]) -> None:
+    def _log_states(self, runs: Iterable[FlowRun], waiting: Sequence[_Shard]) -> None:
         names = sorted(run.state.name or "" for run in runs if run.state is not None)
         reported = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
         done = len(self._shards) - sum(not shard.ended for shard in waiting)

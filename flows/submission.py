@@ -1,7 +1,7 @@
-"""Submits a request to the provider, once per key: reads the record, and pays if nobody has.
+"""Submits a request to the provider, once per key: reads the record, and pays if no run has paid yet.
 
-The order of steps guarantees that nothing is paid twice; `flows.paid_call` keeps it. While a claim is unanswered,
-nobody else sends anything.
+The order of steps in `flows.paid_call` guarantees that nothing is paid twice. While a claim is unanswered, no other
+process sends anything.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -28,31 +28,32 @@ from flows.task_end import recheck_failure
 from flows.wording import utc
 
 CHECK_SECONDS: Final = 0.5
-"""How often a run that joined another's claim checks for its answer. A read of the ledger takes a few milliseconds."""
+"""How often a run that waits for another run's claim checks for its answer. A read of the ledger takes milliseconds."""
 
 DUPLICATES_AGAIN_SECONDS: Final = 60.0
-"""After a longer wait for a limit, duplicates are checked again: an unclaimed key is first only for a while."""
+"""After a longer wait for a limit, duplicates are checked again: an unclaimed key counts as first only for a while."""
 
 Permission = Callable[[Generation], Awaitable[str | None]]
-"""Returns by what a generation whose last attempt failed may be resubmitted, or None if it may not."""
+"""Returns the id of the permission to resubmit a generation whose last attempt failed, or None if there is none."""
 
 Paying = Callable[[str], AbstractAsyncContextManager[Callable[[Outcome], None]]]
-"""Entered before each claim, with the model to be used, and left after the answer, which is reported to it. It may
-take its time; what it raises keeps the request from being claimed and sent."""
+"""Entered with the model before each claim, and left after the answer, which is reported to it. Entering may take long;
+if it raises, the request is neither claimed nor sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """On what terms a run submits.
+    """The terms of a run's submissions.
 
     Attributes:
-        may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may. None: never.
-        paying: wraps each claim and its answer, such as to keep a batch within its budget. By default nothing does.
+        may_submit_again: whether a failed generation may be paid for again, as by a user's rerun. None: never.
+        paying: wraps each claim and its answer, such as to keep a batch within its budget. The default does nothing.
         waits: whether this run then waits for the end. It is recorded for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
-        batch: the key of the batch that the video is a row of. The record says so.
-        gone: models that APIXO does not offer, as other videos of this run have found. It may grow meanwhile.
-        unclaimed: the run has seen that the key has no record. It saves a read; the claim notices if one came since.
+        batch: the key of the video's batch, for the record.
+        gone: models that were found unavailable for other videos of this run. It may grow meanwhile.
+        unclaimed: whether the run already knows that the key has no record. This saves a read; if a record has been
+            created since, the claim fails.
     """
 
     may_submit_again: Permission | None = None
@@ -65,7 +66,7 @@ class Terms:
 
 
 class Submission:
-    """One run's way to a submitted generation: its own, or another run's that it joins."""
+    """Brings one key to the state submitted: by its own paid call, or by waiting for another run's."""
 
     def __init__(self, key: str, request: VideoRequest, resources: PayingResources, terms: Terms | None = None) -> None:
         self._key = key
@@ -79,7 +80,7 @@ class Submission:
         self._log = run_logger()
 
     async def run(self) -> Entry:
-        """Reads the record and acts on it, until it says that the task is submitted."""
+        """Reads the record and acts on it until the task is submitted."""
         entry = None if self._terms.unclaimed else await self._ledger.read(self._key)
         self._attempts_before = _finished_attempts(entry)
         while True:
@@ -112,7 +113,7 @@ class Submission:
         return entry
 
     async def _check_for_duplicates(self) -> None:
-        """Before anything is paid under a new key, says which other key the same request was submitted under."""
+        """Before anything is paid under a new key, reports another key with the same request, or raises an error."""
         self._checked_for_duplicates_at = self._resources.clock.monotonic()
         first = await self._ledger.duplicate_of(self._request, self._key, note=True)
         if first is None:
@@ -122,7 +123,7 @@ class Submission:
         self._log.warning("%s.", duplicate_sentence(self._key, first))
 
     async def _after_rejection(self, entry: Entry) -> Entry | None:
-        """A rejection from before this run is no obstacle. One that happened meanwhile counts as one of our tries."""
+        """Submits again. Rejections from before this run do not count; those since then count as tries of this run."""
         attempt = entry.generation.attempt
         problem = attempt.problem
         fresh = entry.generation.attempts[self._attempts_before :]
@@ -162,22 +163,22 @@ class Submission:
     async def _after_failure(self, entry: Entry) -> Entry | None:
         found = entry.generation
         retries = self._resources.api.moderation_retries
-        judged = moderation.may_submit_again(found, retries)
+        may_be_mistaken = moderation.may_submit_again(found, retries)
         granted_by = None
-        if judged or not (found.permanently_failed or found.attempt.resubmit_allowed):
+        if may_be_mistaken or not (found.permanently_failed or found.attempt.resubmit_allowed):
             before = found.attempt.number == self._attempts_before
             if before and self._terms.may_submit_again is not None:
                 granted_by = await self._terms.may_submit_again(found)
-        if not judged and (found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by)):
+        if not may_be_mistaken and (found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by)):
             await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
             raise failed_error(found, self._resources.options)
         polled = await recheck_failure(entry, self._resources)
         if polled is not entry:
             return polled
-        if judged:
+        if may_be_mistaken:
             note = moderation.reason(found, retries)
             self._log.warning("%s: %s. It is paid again.", self._key, note)
-            # This uses up a person's rerun. Otherwise it would pay again when a worker restarts the run.
+            # This uses up a user's rerun. Otherwise it would pay again when a worker restarts the run.
             return await self._pay(entry, granted_by=granted_by or moderation.GRANTED_BY, note=note)
         self._log.warning(
             "%s failed in attempt %d. Resubmitting after a manual decision.", self._key, found.attempt.number
@@ -185,7 +186,7 @@ class Submission:
         return await self._pay(entry, granted_by=granted_by)
 
     async def _join(self, entry: Entry) -> Entry:
-        """Waits for the answer to another's claim. If none comes, its owner is dead and the payment unclear."""
+        """Waits for the answer to another run's claim. If none comes, its owner is dead and the payment unclear."""
         claim = entry.generation.attempt
         self._log.info(
             "%s is being submitted by process %d on %s; waiting up to %.0f s for its answer.", self._key,
@@ -197,7 +198,7 @@ class Submission:
     async def _pay(
         self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None, note: str | None = None
     ) -> Entry | None:
-        """Waits for all limits, then makes one paid call. Returns the resulting record; None: there is none."""
+        """Waits for all limits, then makes one paid call. Returns the resulting record; None if there is none."""
         outcome: Outcome | None = None
         while outcome is None:
             requested = model or next_model(self._request, (), self._terms.gone) or self._request.model
@@ -216,7 +217,7 @@ class Submission:
         return outcome.entry
 
     async def _wait_for_record(self) -> None:
-        """Pauses if the store refuses to create a record, as there is one, and answers that there is none.
+        """Pauses if the store contradicts itself: it rejects a new record as existing, but a read finds none.
 
         Raises:
             LedgerError: it has done so for too long.
@@ -274,7 +275,7 @@ class Submission:
             return await resources.payments.run(call.make, report)
 
     def _report(self, outcome: Outcome) -> None:
-        """Logs and publishes what is already recorded."""
+        """Logs and publishes an outcome, which is already recorded."""
         match outcome:
             case Accepted(entry, task_id, reply_was_lost=True):
                 self._log.warning(
@@ -298,10 +299,10 @@ class Submission:
 async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     """Waits until a claim has an answer. After its lease it becomes `unconfirmed`, unless the store knows its task.
 
-    The lease is measured by our own clock from the moment we saw the claim: clocks of machines differ.
+    The lease is measured by our own clock from the moment we saw the claim, because clocks of machines differ.
 
     Returns:
-        The record as it then is.
+        The resulting record.
     """
     claimed = entry.generation
     number = claimed.attempt.number
@@ -330,10 +331,10 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
 
 
 async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
-    """Gives an attempt without an answer the task that the store knows: its process died before the record named it.
+    """Adds the task that the store knows to an attempt without an answer: its process died before the record named it.
 
     Returns:
-        The record as it then is; the very same entry where nothing has changed.
+        The resulting record; the same entry object if nothing has changed.
     """
     unanswered = entry.generation
     noted = await ledger.tasks.noted_for(unanswered)
@@ -351,7 +352,7 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
 
 
 def _finished_attempts(entry: Entry | None) -> int:
-    """How many attempts were over at this run's first look. One in progress then counts as made during this run."""
+    """How many attempts had ended when this run began. An attempt in progress then counts as made during this run."""
     if entry is None:
         return 0
     return len(entry.generation.attempts) - (entry.generation.state is State.CLAIMED)

@@ -1,4 +1,4 @@
-"""The end of a task: how it is waited for, and what it means for the record."""
+"""The end of a task: waits for it, and records it."""
 
 from datetime import timedelta
 from functools import partial
@@ -33,14 +33,14 @@ from flows.wording import counted, duration
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""
 GIVEN_UP_AFTER: Final = timedelta(days=1)
-"""How long a task may be in a state such as `expired`, since that was first seen. Then a person decides."""
+"""How long a task may be in an undocumented state such as `expired`. After that, a user must decide."""
 LONG_WAIT_SECONDS: Final = 30.0
-"""From this duration on, people wonder how long it usually takes."""
+"""From this wait on, the log also says how long such videos usually take."""
 LOG_AGAIN_SECONDS: Final = 120.0
-"""How often the log says that a task's state has not changed."""
+"""How often an unchanged state of a task is logged again."""
 CALLBACK_WAIT_FACTOR: Final = 2.0
-"""How many times longer the first poll waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
-video takes at most. Nothing polls before then, as the callback comes earlier; if it is lost, polling begins."""
+"""How many times longer the first poll waits if there is a callback: twice APIXO's 180 s are 6 minutes, the longest
+that a video takes according to APIXO. The callback comes before that; if it is lost, polling begins then."""
 
 
 async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources) -> Succeeded | Failed:
@@ -51,12 +51,12 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         AuthenticationError: the API key is invalid.
     """
     api, key, task_id = resources.api, paid.key, paid.task_id
-    # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
+    # Time before this run counts too, by the wall clock: a rerun need not repeat the initial wait.
     passed = (resources.clock.now() - (found.attempt.submitted_at or resources.clock.now())).total_seconds()
     factor = CALLBACK_WAIT_FACTOR if api.callback_url else 1.0
     first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
     initial_wait_seconds = max(factor * first_wait_seconds - max(passed, 0.0), 0.0)
-    # A short wait is not worth the lookup, with 20 reads of the store.
+    # A short wait is not worth the lookup, which reads 20 records.
     usual = await resources.usual.of(found) if initial_wait_seconds >= LONG_WAIT_SECONDS else None
     usually = "" if usual is None else f" (usually {duration(usual)})"
     run_logger().info(
@@ -91,7 +91,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
 
 
 async def poll(paid: PaidTask, resources: Resources) -> Status:
-    """What the provider says about a task: what the callback receiver just handed over, or else our own poll.
+    """The provider's status of a task: as the callback receiver has just handed over, or else polled here.
 
     Raises:
         ApixoError: no usable answer.
@@ -101,20 +101,20 @@ async def poll(paid: PaidTask, resources: Resources) -> Status:
 
 
 async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
-    """Polls once. A task that has not ended for too long ends as failed, for a manual decision.
+    """Polls once. A task without an end for too long counts as failed, for a manual decision.
 
     Returns:
-        The resulting record, which says since when the task has been in its state, and what to conclude from it.
+        The resulting record, which contains since when an undocumented state was seen, and the status that counts.
 
     Raises:
-        ApixoError: no usable answer, and nothing to conclude from that yet.
+        ApixoError: no usable answer, and it is too early to give up.
     """
     age = resources.clock.now() - known.generation.attempt.since
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:
         status = await poll(paid, resources)
-    except (NotSentError, AuthenticationError):  # about this machine or this key: they say nothing about the task
+    except (NotSentError, AuthenticationError):  # the cause is this machine or this key, not the task
         raise
     except ApixoError as caught:
         if age < kept:
@@ -122,8 +122,8 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
         error, status = caught, UnknownState(task_id=paid.task_id, state=NO_STATUS)
     if isinstance(status, Succeeded | Failed):
         return known, status
-    stands = isinstance(status, UnknownState) and not says_under_way(status.state)
-    word = status.state[:MAX_WORD_CHARACTERS] if stands else None
+    is_undocumented = isinstance(status, UnknownState) and not says_under_way(status.state)
+    word = status.state[:MAX_WORD_CHARACTERS] if is_undocumented else None
     if word != known.generation.attempt.stands_as:
         known = await resources.ledger.change(
             paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.clock.now()), known=known
@@ -136,14 +136,14 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
 
 
 async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
-    """Polls a failed task once more, before it is paid for again: a failure may be taken back, or was ours to declare.
+    """Polls a failed task once more before it is paid for again: APIXO may take a failure back, or we had given it up.
 
-    If APIXO has a result by now, the task is in progress again. So is one that APIXO had reported as failed and now
-    reports as in progress; one that was given up was in progress all the time, and a person has decided to wait no
-    longer. One whose result has become unavailable is not polled.
+    If APIXO now has a result, the task is in progress again. So is a task that APIXO had reported as failed and now
+    reports as in progress. A task that was given up may still be in progress; the user has decided not to wait any
+    longer. A task whose result has become unavailable is not polled.
 
     Returns:
-        The record as it then is; the very same entry if the task may be paid for again.
+        The resulting record; the same entry object if the task may be paid for again.
 
     Raises:
         SubmissionRejectedError: APIXO had reported it as failed, and there is no usable answer now.
@@ -155,7 +155,7 @@ async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
     try:
         status = await resources.client.status(attempt.task_id, model=attempt.model)
     except ApixoError as error:
-        # APIXO does not know the task, or refuses the key or the account: then the paid call as well.
+        # APIXO does not know the task, or rejects the key or the account, and would then reject the paid call as well.
         if found.given_up or (isinstance(error, RefusedError) and not error.retryable):
             return entry
         raise SubmissionRejectedError(
@@ -175,10 +175,10 @@ async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
 async def take_back_failure(
     key: str, number: int, task_id: str, resources: Resources, *, known: Entry | None = None
 ) -> Entry:
-    """Takes up a task that has not failed, although it was reported, or given up, as failed: it is paid for."""
+    """Resumes a task that was reported as failed, or given up, but has not failed: it is paid for."""
     again = partial(transitions.failure_taken_back, attempt_number=number, task_id=task_id, now=resources.clock.now())
     entry = await resources.ledger.change(key, again, known=known)
-    if entry.generation.attempts[number - 1].state is not State.FAILED:  # else a person has named another task
+    if entry.generation.attempts[number - 1].state is not State.FAILED:  # else a user has named another task
         run_logger().warning("APIXO takes back that task %s of %s has failed. It continues.", task_id, key)
     return entry
 
@@ -186,7 +186,7 @@ async def take_back_failure(
 async def give_up_result(
     paid: PaidTask, known: Entry, error: Exception, resources: Resources
 ) -> VideoFailedError | None:
-    """Ends a task as failed that has succeeded, but whose result is no longer available; None while it may come.
+    """Ends a succeeded task as failed if its result is no longer available. None: the result may still come.
 
     Args:
         error: why the result was unavailable this time.
@@ -221,15 +221,15 @@ async def give_up_result(
 def given_up(
     status: Pending | Processing | UnknownState, *, age: timedelta, stood: timedelta, kept: timedelta
 ) -> Failed | None:
-    """The end of a task that reports none; None while one may come. Pure.
+    """A failure for a task that has not ended for too long; None while an end may come. Pure.
 
     Args:
-        age: since it was submitted.
-        stood: since that was first seen, if it is an undocumented state.
+        age: the time since it was submitted.
+        stood: the time since its state was first seen, if that is undocumented.
         kept: how long APIXO keeps a result.
     """
-    stands = isinstance(status, UnknownState) and not says_under_way(status.state)
-    lasts = stands and stood >= GIVEN_UP_AFTER
+    is_undocumented = isinstance(status, UnknownState) and not says_under_way(status.state)
+    lasts = is_undocumented and stood >= GIVEN_UP_AFTER
     # A missing answer may be temporary: an outage of an hour must not end a task just because it is old.
     if not (lasts or (age >= kept and status.state != NO_STATUS)):
         return None
@@ -252,8 +252,8 @@ async def record_end(
 ) -> tuple[Entry, Succeeded]:
     """Records a task's end in the ledger. Returns the record and the success.
 
-    The record may continue with another task by now. If the provider accepted this one as well, its video is still
-    wanted: it was paid for.
+    The record may continue with another task by now. If the provider accepted this task as well, it was paid for, and
+    its video is still archived.
 
     Raises:
         VideoFailedError: the end was a failure.

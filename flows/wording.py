@@ -1,10 +1,10 @@
-"""Numbers and times in sentences."""
+"""Formats numbers and times for sentences."""
 
 from datetime import UTC, datetime
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 row`, `2,000 rows`. Pure. For nouns whose plural ends in an s."""
+    """A number with its noun: `1 row`, `2,000 rows`. Pure. For nouns with a plural in -s."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

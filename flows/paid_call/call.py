@@ -1,4 +1,4 @@
-"""One paid call: its claim, its POST, its answer, and the record of that."""
+"""One paid call: its claim, its POST, its answer, and the record of the answer."""
 
 import asyncio
 import contextlib
@@ -26,22 +26,22 @@ T = TypeVar("T")
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 FRESH_SECONDS: Final = 2.0
-"""A claim older than this is checked once more before the request is sent."""
+"""A claim older than this is checked again before the request is sent."""
 ANSWER_RETRY_TIMEOUT_SECONDS: Final = 3600.0
-"""How long the provider's answer is retried to be recorded, whatever the store says: keys may be rotated, a quota
-raised, a store may come back. Only the end of the process ends it earlier."""
+"""How long to retry recording the provider's answer, even if the store rejects it: keys may be rotated, a quota raised,
+a store may recover. Only the end of the process ends it earlier."""
 PAUSE_SECONDS: Final = 2.0
-"""Between two such tries, if the store rejected one."""
+"""The pause before such a retry."""
 ALARM_SECONDS: Final = 1.0
-"""How long recording the provider's answer may take before the log and an event name its task as well."""
+"""How long recording the provider's answer may take before the log and an event also contain the task id."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Someone else claimed the key first, or its reservation ran out. Nothing was sent.
+    """Another process claimed the key first, or the reservation expired. Nothing was sent.
 
     Attributes:
-        expired: it is the reservation.
+        expired: whether the reservation expired.
     """
 
     expired: bool = False
@@ -49,12 +49,12 @@ class LostRace:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider accepted the request, and the ledger says so.
+    """The provider accepted the request, and this is recorded.
 
     Attributes:
         entry: the record. It may continue with another task, after a manual decision in the meantime.
-        task_id: what was paid for by this call.
-        reply_was_lost: the task was named by something else meanwhile: its callback, or a person.
+        task_id: the task that this call paid for.
+        reply_was_lost: whether the task is known not from the reply but from its callback or a user.
     """
 
     entry: Entry
@@ -67,7 +67,7 @@ class Rejected:
     """Provably unpaid.
 
     Attributes:
-        entry: the record. It may say otherwise, if an earlier attempt was answered late.
+        entry: the record. Its state may be another one, if an earlier attempt was answered late.
     """
 
     entry: Entry
@@ -79,7 +79,7 @@ class Unclear:
 
     Attributes:
         entry: the record; None if it could not be written: the claim without an answer means the same.
-        error: for whoever waits, with what to do.
+        error: the error for the caller, with what to do.
         cause: what happened. Anything but an `ApixoError` is a bug, or the end of the process.
     """
 
@@ -93,20 +93,20 @@ Outcome = LostRace | Accepted | Rejected | Unclear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaidCall:
-    """What one paid call needs. `make` runs to its end in the payment thread, whatever ends the run.
+    """What one paid call needs. `make` runs to its end in the payment thread, even if the run is being ended.
 
     Attributes:
-        key, request: the video, as the record has it.
-        sent: the request that is sent: on the request's model or a fallback model, with the URLs of its images as the
-            provider gets them. They may be signed, so nothing else has them.
-        terms: what the attempt records about it.
-        claim_before: until when its reservation may be claimed on; None: at any time.
+        key, request: the video, as recorded.
+        sent: the request as sent: with the requested model or a fallback model, and with the image URLs for the
+            provider. These may be signed, so they are used nowhere else.
+        terms: further fields of the attempt.
+        claim_before: when its reservation expires; None: never.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
-        lease_seconds: how long others leave the claim alone.
-        options: what a `sora` command in a message needs to find the same blocks.
-        log: for what cannot be written down at once.
+        lease_seconds: how long other processes leave the claim alone.
+        options: the options with which a `sora` command in a message finds the same blocks.
+        log: for answers that cannot be recorded at once.
     """
 
     key: str
@@ -123,10 +123,10 @@ class PaidCall:
     clock: Clock
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
-        """Claims, sends once, and does not end before the answer is recorded, or the log names it.
+        """Claims, sends once, and does not end before the answer is recorded or logged.
 
         Raises:
-            StoreError: the claim could not be written, or a rejection. Nothing was paid.
+            StoreError: the claim, or a rejection, could not be written. Nothing was paid.
             LedgerError: the provider accepted it, and the ledger could not be written for an hour.
             PipelineError: the run is being ended. Nothing was claimed or sent.
         """
@@ -154,21 +154,21 @@ class PaidCall:
             if stopping.is_set():
                 raise NotSentError("The run was ended before the request was sent. Nothing was sent.")
 
-            # This process may have been frozen, the machine asleep, or the store slow. Then others may have given the
-            # claim up, and a person may have resubmitted. The monotonic clock stops while a machine sleeps, the wall
-            # clock may be set: the larger counts.
+            # This process may have been suspended, the machine asleep, or the store slow. Another process may have
+            # given up the claim since, and a user may have resubmitted. The monotonic clock stops while a machine
+            # sleeps, and the wall clock may be changed, so the larger age counts.
             def age_seconds() -> float:
                 return max(self.clock.monotonic() - started, (self.clock.now() - started_at).total_seconds())
 
             lost = age_seconds() > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
-            if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the check may have taken its time
+            if lost or age_seconds() > self.lease_seconds / 2:  # the age again: the check may have taken long
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
             task_id = await client.submit_once(
                 self.sent,
                 callback_url=self.callback_url,
-                idempotency_key=f"{self.key}/{claimed.generation.attempt.number}",  # no key holds a slash
+                idempotency_key=f"{self.key}/{claimed.generation.attempt.number}",  # no key contains a slash
                 before_sending=still_ours,
             )
         except ProvablyUnpaidError as error:
@@ -245,7 +245,7 @@ class PaidCall:
     async def _write_unconfirmed(
         self, claimed: Entry, problem: Problem, cause: BaseException, ledger: Ledger
     ) -> Accepted | Unclear:
-        """Records that the payment is unclear. It may be known by then: the callback may have come first."""
+        """Records that the payment is unclear, unless the task is already known, as from its callback."""
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
@@ -264,14 +264,14 @@ class PaidCall:
 
 
 async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], None]) -> T:
-    """Records the answer, and retries after each rejection by the store. The first one raises the alarm at once."""
+    """Records the answer, and retries after each error of the store. The first error triggers the alarm at once."""
     started = time.monotonic()
     async with _alarm_if_slow(alarm) as sound:
         while True:
             try:
                 return await write()
             except Exception as error:
-                sound()  # in any case: the waiting run may be cancelled, and then nobody sees the error
+                sound()  # always: if the waiting run is cancelled, the error is not seen
                 if not isinstance(error, StoreError) or time.monotonic() - started > ANSWER_RETRY_TIMEOUT_SECONDS:
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
@@ -279,9 +279,9 @@ async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], 
 
 @contextlib.asynccontextmanager
 async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[], None]]:
-    """Calls the alarm once the block has taken a second, or as soon as the block asks for it, and only once.
+    """Calls the alarm, once, when the block has taken a second or when it calls the yielded function.
 
-    It runs in a thread of its own: reporting may block, or raise.
+    The alarm runs in its own thread, because logging and events may block or raise.
     """
     sounded = False
 
@@ -293,9 +293,9 @@ async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[]
         nonlocal sounded
         if sounded:
             return
-        context = contextvars.copy_context()  # the log and the events are those of the flow run
+        context = contextvars.copy_context()  # log and emit in the context of the flow run
         thread = threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True)
-        with contextlib.suppress(RuntimeError):  # a container may have no thread left: recording goes on without
+        with contextlib.suppress(RuntimeError):  # no thread left in a container: recording continues without an alarm
             thread.start()
             sounded = True
 

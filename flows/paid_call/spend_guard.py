@@ -1,7 +1,7 @@
-"""Keeps a run below the ceilings per day and per month, whatever other runs and machines do.
+"""Keeps all runs together below the ceilings per day and per month, on any number of machines.
 
-The order is: reserve, claim, POST. A reservation is in the bucket before the claim that names it is written, and is
-good for many videos, so that those of a batch do not all write the same object.
+The order is: reserve, claim, POST. A reservation is stored in the bucket before the claim that names it. It covers many
+videos, so that not every video of a batch writes the same object.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ from flows.signals.events import emit_budget_low
 from flows.signals.progress import run_logger
 
 VALID_FOR: Final = timedelta(minutes=10)
-"""How long claims may be made on a reservation; it is renewed if it is needed longer. What a dead run has left is
-free again that much later, plus half an hour, because clocks differ."""
+"""How long claims may use a reservation; it is renewed if needed. The unused amount of a dead run becomes free half
+an hour after the reservation expires, because clocks differ."""
 SHORTEST: Final = timedelta(seconds=30)
 """How much of that must be left when a video is about to be claimed."""
 VIDEOS_AT_ONCE: Final = 20
-"""How many videos one reservation is made or enlarged for: a batch of 1,000 writes it 50 times, and it holds back
-little from other runs meanwhile."""
+"""For how many videos a reservation is made or enlarged at once: a batch of 1,000 writes it 50 times, and withholds
+little from other runs."""
 CLOSING_SECONDS: Final = 20.0
-"""How long a run tries to settle its reservation at its end. Another run does it later if that fails."""
+"""How long a run tries to settle its reservation at its end. If that fails, another run settles it later."""
 
 
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -54,24 +54,24 @@ NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class Held:
-    """A run's reservation for one day, and how much of it is used so far."""
+    """A run's reservation for one day, and how much of it has been used so far."""
 
     day: date
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     amount: Decimal = Decimal(0)
     valid_until: datetime = NEVER
     taken: dict[str, Decimal] = field(default_factory=dict)
-    """By key: what the provider accepted, and what is in progress."""
+    """By key: the amounts of accepted calls and of calls in progress."""
     unclear: set[str] = field(default_factory=set)
-    """Keys whose records must say what was paid."""
+    """Keys for which only the record knows what was paid."""
 
     @property
     def used(self) -> Decimal:
-        """Everything that cannot be used again."""
+        """The amount that cannot be used for other videos."""
         return sum(self.taken.values(), Decimal(0))
 
     def covers(self, price: Decimal, now: datetime) -> bool:
-        """Whether a video of this price can be claimed on it now."""
+        """Whether a video of this price can be claimed with it now."""
         return self.used + price <= self.amount and now + SHORTEST <= self.valid_until
 
 
@@ -80,9 +80,9 @@ class Reserved:
     """The price of one video, reserved for one paid call.
 
     Attributes:
-        name: the reservation, as the attempt names it; None: there is no ceiling.
-        valid_until: claims are made before this; None: at any time.
-        outcome: to be set as soon as it is known.
+        name: the reservation's name, for the attempt; None: there is no ceiling.
+        valid_until: the claim must be made before this; None: no limit.
+        outcome: set by the caller as soon as it is known.
     """
 
     name: str | None = None
@@ -115,7 +115,7 @@ class SpendGuard:
         self._refused: tuple[date, str] | None = None
 
     def expect(self, amount: Decimal) -> None:
-        """Announces what the run will pay in all, so that it reserves for many videos at once."""
+        """Sets the amount that the run will pay in all, so that it reserves for many videos at once."""
         self._expected = amount
 
     @asynccontextmanager
@@ -133,7 +133,7 @@ class SpendGuard:
             raise CeilingError(f"{key} was not submitted: {price_needed(model)}", key=key)
         held = await self._take(key, price)
         reserved = Reserved(held.name, held.valid_until)
-        # A run that is being ended may settle while this call is still in progress: the record then says what it knows.
+        # A run that is being ended may settle while this call is in progress. The record then shows what was paid.
         was_unclear = key in held.unclear
         held.unclear.add(key)
         try:
@@ -146,7 +146,7 @@ class SpendGuard:
                 held.unclear.discard(key)
 
     async def aclose(self) -> None:
-        """Releases what is left. Never raises: what it cannot settle, another run settles."""
+        """Settles the reservations. Errors of the store or ledger are ignored: another run then settles them later."""
         for held in self._held.values():
             with suppress(StoreError, LedgerError, TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
@@ -163,7 +163,7 @@ class SpendGuard:
         return use
 
     async def _take(self, key: str, price: Decimal) -> Held:
-        async with self._lock:  # one write at a time: the others use what it reserves
+        async with self._lock:  # one write at a time: the others use what it reserved
             now = self._now()
             day = now.astimezone(UTC).date()
             if self._refused is not None and self._refused[0] == day:
@@ -202,9 +202,9 @@ class SpendGuard:
 
         def how(month: MonthlySpend) -> MonthlySpend | None:
             nonlocal low, mine, wrote
-            # Others have settled it: this run was away for a long time. What it had used by then is already counted.
+            # If another run has settled it, since this run was suspended for long, what it had used is already counted.
             mine = held if not held.amount or held.name in month.reservations else Held(held.day)
-            self._held[held.day] = mine  # before it is written: the reply may be lost
+            self._held[held.day] = mine  # before the write, whose reply may be lost
             after = reserve(
                 month,
                 mine.name,
@@ -215,7 +215,7 @@ class SpendGuard:
                 now=now,
                 expires_at=valid_until + self._lease,
             )
-            if wrote is None or month.reservations.get(mine.name) != wrote:  # else only the reply to it was lost
+            if wrote is None or month.reservations.get(mine.name) != wrote:  # else only the reply was lost
                 low = after.warned[len(month.warned) :] if after else ()
             wrote = after.reservations[mine.name] if after else None
             return after
@@ -229,7 +229,7 @@ class SpendGuard:
         return month
 
     async def _make_room(self, name: str) -> None:
-        """Settles what dead runs have left, and what is no longer unclear."""
+        """Settles the reservations of dead runs, and amounts that are no longer unclear."""
         month = await self._ledger.spend.read(name)
         if month is None:
             return
@@ -249,7 +249,7 @@ class SpendGuard:
                 await self._ledger.spend.change(name, partial(resolve, item=item, use=use))
 
     async def _count(self, day: date) -> MonthlySpend:
-        """What was paid in a month before its first reservation, such as before there was a ceiling."""
+        """What was paid in a month before its first reservation, for example without a ceiling."""
         first = day.replace(day=1)
         start = datetime.combine(first, datetime.min.time(), UTC)
         return first_count(await self._ledger.changed_since(start), first)
@@ -276,7 +276,7 @@ class SpendGuard:
 def is_free(outcome: Outcome | None, reservation: str) -> bool:
     """Whether a paid call provably cost nothing, so that its price is available again. Pure.
 
-    A claim's task may have been named before its rejection was written: the record says so.
+    For a rejection, the record decides: a task may have been named before the rejection was written.
     """
     if isinstance(outcome, LostRace):
         return True
@@ -287,7 +287,7 @@ def is_free(outcome: Outcome | None, reservation: str) -> bool:
 
 
 def price_needed(model: str) -> str:
-    """What to do about a model without a price, where there is a ceiling."""
+    """What to do about a model without a price if there is a ceiling."""
     return (
         f"max_spend_per_day and max_spend_per_month need the price of {model}, and none is known: set price_per_second "
         "(of sora-2) or prices in the apixo-api block to what you pay. Nothing was sent."

@@ -1,8 +1,8 @@
-"""Where the paid call runs: out of reach of whatever ends a flow run.
+"""The thread in which paid calls run, so that the end of a flow run does not interrupt them.
 
-Prefect ends a run with SIGTERM, a person with Ctrl-C: both are raised inside the event loop, and `asyncio.run` cancels
-every task of that loop. A paid call interrupted there would leave an unknown payment. So it has a loop of its own,
-in a thread of its own, with connections of its own, and the run waits for it even while it is being ended.
+Prefect ends a run with SIGTERM, a user with Ctrl-C. Both are raised inside the event loop, and `asyncio.run` cancels
+all tasks of that loop. A paid call interrupted there would leave an unknown payment. So it has its own loop, thread and
+connections, and the run waits for it even while it is being ended.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from flows.record.pipeline_errors import PipelineError
 T = TypeVar("T")
 
 STOP_SECONDS: Final = 10.0
-"""How long closing may take. No paid call is in progress then: whoever started one waits for its end."""
+"""How long closing may take. No paid call is in progress then: its caller waits for its end."""
 
 
 class PaymentThreadDiedError(PipelineError):
@@ -30,13 +30,13 @@ class PaymentThreadDiedError(PipelineError):
 
 
 Work = Callable[[ApixoClient, Ledger, threading.Event], Coroutine[Any, Any, T]]
-"""A paid call: gets the client that can submit, a ledger, and an event that is set when its run is being ended."""
+"""A paid call. It gets the client that can submit, a ledger, and an event that is set when its run is being ended."""
 
 
 class PaymentThread:
-    """A thread with an event loop, the one client that can submit, and a ledger.
+    """A thread with an event loop, the only client that can submit, and a ledger.
 
-    Only what is allowed to pay has one: the collector and the callback receiver do not.
+    Only flows that may pay have one: the collector and the callback receiver do not.
     """
 
     def __init__(self, api: ApixoApi, archive: VideoArchive) -> None:
@@ -49,10 +49,10 @@ class PaymentThread:
         self._closing = self._dead = False
 
     async def run(self, work: Work[T], report: Callable[[T], None] = lambda _: None) -> T:
-        """Runs a paid call to its end. A cancellation meanwhile stops what is not sent yet, and is raised at the end.
+        """Runs a paid call to its end. If cancelled meanwhile, it prevents a send that is still pending, then raises.
 
         Args:
-            report: gets its outcome in any case, even if the run is being cancelled.
+            report: gets the outcome in any case, even if the run is being cancelled.
 
         Raises:
             PaymentThreadDiedError: the thread is gone, so it is unknown how the call ended.
@@ -77,7 +77,7 @@ class PaymentThread:
             report(running.result())
         if cancelled is not None:
             raise cancelled from ended_by
-        if isinstance(ended_by, SystemExit | KeyboardInterrupt):  # it ended this call, and must not end the run as well
+        if isinstance(ended_by, SystemExit | KeyboardInterrupt):  # it must not end the run as well
             raise _died() from ended_by
         return running.result()
 
@@ -107,22 +107,22 @@ class PaymentThread:
         return future
 
     def _run(self) -> None:
-        """Runs the loop until it is closed. What ends a loop (SystemExit, KeyboardInterrupt) ends one call at most."""
+        """Runs the loop until it is closed. A SystemExit or KeyboardInterrupt ends one call at most, not the loop."""
         died = _died()
         try:
             while not self._closing:
-                with suppress(SystemExit, KeyboardInterrupt):  # raised in one task, and passed to its waiter
+                with suppress(SystemExit, KeyboardInterrupt):  # raised in one task and passed to its waiter
                     self._loop.run_forever()
         except BaseException as error:  # noqa: BLE001 - passed to the waiters
             died.__cause__ = error
         with self._lock:
             self._dead = True
-        for future in list(self._under_way):  # the waiters learn it at once
+        for future in list(self._under_way):  # notify the waiters at once
             with suppress(AlreadyDone):
                 future.set_exception(died)
 
     def _opened(self) -> tuple[ApixoClient, Ledger]:
-        """The tools, made on first use: a rerun of a paid generation needs none."""
+        """The client and the ledger, created on first use: a rerun of a paid generation needs neither."""
         if self._tools is None:
             store = self._archive.store()
             # Each call has waited for its turn before its claim: see `StatusClient.wait_for_turn`.

@@ -1,1 +1,1 @@
-"""What is recorded: the generation and its states, the ledger, keys, object names, errors, advice."""
+"""The records: generations and their states, the ledger, keys, object names, errors, advice."""

@@ -1,4 +1,4 @@
-"""What people are told about a generation that does not continue by itself, with the exact commands."""
+"""Advice for users about a generation that does not continue by itself, with the exact commands."""
 
 import re
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from flows.wording import utc
 
 
 class Advice(NamedTuple):
-    """What a person needs to know about a run that ended without its video."""
+    """What the user needs to know about a run that ended without its video."""
 
     title: str
     paid: str
-    """Whether it was paid, in a sentence."""
+    """Whether it was paid, as a sentence."""
     steps: tuple[str, ...]
     """What to do, in order. Commands are between backticks."""
 
@@ -27,7 +27,7 @@ UNREADABLE = Advice(
     paid="Unknown here: the ledger could not be read.",
     steps=("Make the archive available again, then run it again with the same key. That pays for nothing twice.",),
 )
-"""When nothing can be said because the store does not answer."""
+"""When the store does not answer, so nothing is known."""
 NOTHING_SENT = Advice(
     title="Not submitted",
     paid="No. Nothing was sent.",
@@ -37,7 +37,7 @@ NOTHING_SENT = Advice(
 
 
 def advice(found: Generation, options: str) -> Advice:
-    """What a person can do about a generation, with the command and the deployment that does it. Pure.
+    """What the user can do about a generation, with the command and the deployment for it. Pure.
 
     Args:
         options: the options that name the blocks in commands.
@@ -119,7 +119,7 @@ def show_command(key: str, options: str, what: str = "") -> str:
 
 
 def not_archived_sentence(paid: PaidTask, options: str, result_valid_hours: float) -> str:
-    """Says of a run that ends with an error that its video is paid, and what to do. `options` name the blocks."""
+    """For a run that ends with an error: its video is paid, and what to do. `options` name the blocks."""
     command = f"sora resolve {paid.key} --task-id {paid.task_id}{options}"
     return (
         f"{paid.key} is paid, as task {paid.task_id}, and not archived yet. Nothing is lost: run it again with the "
@@ -128,7 +128,7 @@ def not_archived_sentence(paid: PaidTask, options: str, result_valid_hours: floa
 
 
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
-    """What a person needs to know to resolve it. `options` name the blocks for the commands."""
+    """The error with what the user needs to know to resolve it. `options` name the blocks for the commands."""
     key, attempt = generation.key, generation.attempt
     why = attempt.problem.message if attempt.problem else "no answer was recorded"
     return UnconfirmedError(
@@ -143,7 +143,7 @@ def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
 
 
 def conflict_error(generation: Generation) -> KeyConflictError:
-    """The request that the key belongs to."""
+    """The error for a key that belongs to another request."""
     return KeyConflictError(
         f"The key {generation.key} belongs to another request (claimed {generation.created_at:%Y-%m-%d %H:%M} UTC: "
         f"{generation.request.prompt[:80]!r}). One key is one video: use a new key for a new request.",
@@ -152,7 +152,7 @@ def conflict_error(generation: Generation) -> KeyConflictError:
 
 
 def failed_error(generation: Generation, options: str) -> VideoFailedError:
-    """What the provider said, and whether trying again makes sense. `options` name the blocks for the command."""
+    """The provider's reason, and whether another try makes sense. `options` name the blocks for the command."""
     failure = generation.failure()
     go_on, pay_again = (command.format(key=generation.key, options=options) for command in (GO_ON, PAY_AGAIN))
     again = f"run {pay_again}, or rerun its deployment's run in the Prefect UI"
@@ -169,7 +169,7 @@ def failed_error(generation: Generation, options: str) -> VideoFailedError:
 
 
 def task_of_another_key(task_id: str, key: str, options: str) -> Problem:
-    """The provider answered with a task that a person has named for another generation."""
+    """The problem of a paid call whose answer is a task that a user has named for another generation."""
     return Problem(
         kind="TaskOfAnotherKey",
         message=(
@@ -180,18 +180,18 @@ def task_of_another_key(task_id: str, key: str, options: str) -> Problem:
 
 
 def unknown_model(request: VideoRequest) -> str | None:
-    """Says that a model is unknown, so its request is sent unchecked; None: the catalog has all models."""
+    """A warning that a model is unknown, so its request is sent unchecked; None: the catalog has all models."""
     unknown = ", ".join(model for model in request.models if find(model) is None)
     return f"the catalog does not have {unknown}: the request is sent as it is, unchecked" if unknown else None
 
 
 def duplicate_sentence(key: str, first_key: str) -> str:
-    """Says that the same request was generated before, for the log and for a dry run."""
+    """A sentence for the log and for dry runs: the same request was submitted before."""
     return f"{key} requests the same video as {first_key}, which was submitted before: it would be paid for again"
 
 
 def duplicate_error(key: str, first_key: str, options: str) -> DuplicateRequestError:
-    """A duplicate, if duplicates are rejected."""
+    """The error for a duplicate, if duplicates are rejected."""
     return DuplicateRequestError(
         f"{duplicate_sentence(key, first_key)}. Duplicates are rejected, so nothing was sent. "
         f"{show_command(first_key, options)} shows that video; allow duplicates to get another one.",

@@ -1,4 +1,4 @@
-"""What was spent, from the ledger's records: each payment at the price of its claim. All pure."""
+"""What was spent, calculated from the ledger's records: each payment at the price of its claim. All pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date
@@ -17,7 +17,7 @@ Groups = Callable[[Generation, Attempt], Iterable[str]]
 """The groups that a payment counts in."""
 
 NONE: Final = "(none)"
-"""The group of what has no tag, or belongs to no batch."""
+"""The group of payments without a tag or batch."""
 
 
 class CostRow(BaseModel):
@@ -34,7 +34,7 @@ class CostRow(BaseModel):
 
     @property
     def total(self) -> Decimal:
-        """All that was, or may have been, spent."""
+        """Everything that was, or may have been, spent."""
         return self.archived + self.open + self.unclear + self.failed
 
 
@@ -78,9 +78,9 @@ def costs(generations: Iterable[Generation], month: str, by: Group) -> list[Cost
     """What the claims of a month cost, by group and currency, sorted by these.
 
     Args:
-        generations: all that may have been claimed in it.
+        generations: all that may have been claimed in the month.
         month: such as `2026-11`, UTC.
-        by: what a row is about. A video with several tags counts in the row of each.
+        by: what each row is about. A video with several tags counts in several rows.
     """
     return _summed(generations, month, _GROUPS[by])
 
@@ -91,7 +91,7 @@ def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
 
 
 def fate(generation: Generation, attempt: Attempt) -> Fate:
-    """What became of a payment. A late answer's task is in two attempts: the later one counts."""
+    """What came of a payment. A task from a late answer is in two attempts: the later one counts."""
     same = [item for item in generation.attempts if item.task_id == attempt.task_id] if attempt.task_id else [attempt]
     state = same[-1].state
     if state in UNCLEAR:

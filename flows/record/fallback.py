@@ -12,12 +12,12 @@ def is_gone(problem: Problem | None) -> bool:
 
 
 def next_model(request: VideoRequest, fresh: Sequence[Attempt], known: Collection[str] = ()) -> str | None:
-    """The first model of a request that was not found unavailable; None: all were.
+    """The first model of a request that has not been rejected as unavailable; None: all have been.
 
     Args:
-        fresh: the attempts since this run began. Every run begins with the requested model: it may be back, and
-            a rejection is free.
-        known: models that were rejected for other videos of this run.
+        fresh: the attempts since this run began. Every run begins with the requested model: it may be available again,
+            and a rejection is free.
+        known: models that were rejected as unavailable for other videos of this run.
     """
     gone = {attempt.model for attempt in fresh if is_gone(attempt.problem)} | set(known)
     return next((model for model in request.models if model not in gone), None)

@@ -13,8 +13,8 @@ from flows.record import object_names
 from flows.record.pipeline_errors import LedgerError
 
 SCHEMA: Final = 3
-"""The version of the record's shape. A reader rejects a newer one rather than guess. 2: each task has a folder. 3: each
-attempt has a model."""
+"""The version of the record's schema. A reader rejects newer ones. 2: each task has a folder. 3: each attempt has a
+model."""
 
 
 class State(StrEnum):
@@ -36,7 +36,7 @@ FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
 
 
 class StoredModel(BaseModel):
-    """Part of what is stored. Fields that a newer version has added are kept."""
+    """Base of stored models. Keeps fields that a newer version has added."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -86,7 +86,7 @@ class ArchivedObject(StoredModel):
 
 
 class PaidTask(StoredModel):
-    """What was paid for: everything after the paid call is bound to this, not just to the key."""
+    """A task that was paid for. Everything after the paid call is bound to it, not just to the key."""
 
     key: str
     attempt_number: int
@@ -100,7 +100,7 @@ Source = Literal["reply", "callback", "person"]
 
 
 class SupersededTask(StoredModel):
-    """A task of an attempt that is not the one that counts. The provider accepted it, so it is paid for as well."""
+    """A task of an attempt in which another task counts. The provider accepted it, so it is paid for as well."""
 
     task_id: str
     folder: str
@@ -145,7 +145,7 @@ class Attempt(StoredModel):
 
     @property
     def since(self) -> datetime:
-        """When it was submitted, or while that is unknown, claimed."""
+        """When it was submitted, or, while that is unknown, when it was claimed."""
         return self.submitted_at or self.claimed_at
 
     @property
@@ -155,7 +155,7 @@ class Attempt(StoredModel):
         return frozenset((*own, *(item.task_id for item in self.superseded)))
 
     def noted(self, note: str) -> str:
-        """Its note with another one appended: an earlier one may be all that is left of a paid task's id."""
+        """Its note with another one appended: an earlier note may be all that is left of a paid task's id."""
         return f"{self.note}; {note}" if self.note else note
 
 
@@ -193,18 +193,18 @@ class Generation(StoredModel):
 
     @property
     def task_ids(self) -> frozenset[str]:
-        """Every task that belongs to it: those of all attempts, and those that were superseded."""
+        """All its tasks: those of all attempts, and those that were superseded."""
         return frozenset(task_id for attempt in self.attempts for task_id in attempt.task_ids)
 
     @property
     def next_naming(self) -> int:
-        """What `tasks_named` becomes with the next task."""
+        """The value of `tasks_named` after the next task."""
         # Schema 1 records do not count their tasks.
         return 1 + (self.tasks_named or sum(attempt.task_id is not None for attempt in self.attempts))
 
     @property
     def next_folder(self) -> str:
-        """Where the objects of the next task go."""
+        """The folder for the objects of the next task."""
         return object_names.folder(self.key, self.attempts[0].claimed_at, task_number=self.next_naming)
 
     @property
@@ -212,7 +212,7 @@ class Generation(StoredModel):
         """The task that counts now.
 
         Raises:
-            LedgerError: none is known.
+            LedgerError: no task is known.
         """
         attempt = self.attempt
         if attempt.task_id is None:
@@ -225,7 +225,7 @@ class Generation(StoredModel):
 
     @property
     def unarchived_superseded(self) -> tuple[PaidTask, ...]:
-        """The other paid tasks whose videos may still come and are not archived."""
+        """The superseded paid tasks whose videos are not archived and may still come."""
         return tuple(
             PaidTask(
                 key=self.key,
@@ -241,12 +241,12 @@ class Generation(StoredModel):
 
     @property
     def may_gain_a_task(self) -> bool:
-        """Whether the provider may still name a task for it: some paid call's own acceptance was never read."""
+        """Whether the provider may still name another task: the reply to one of the paid calls was never read."""
         return any(attempt.named_by != "reply" for attempt in self.attempts)
 
     @property
     def requested(self) -> VideoRequest:
-        """The request of the last attempt: with the request's own model, or a fallback model."""
+        """The request as the last attempt sent it: with the requested model or a fallback model."""
         return self.request.on(self.attempt.model)
 
     @property
@@ -266,31 +266,31 @@ class Generation(StoredModel):
 
     @property
     def end_id(self) -> str:
-        """What distinguishes one end from the next: the same key may fail again, by another task or the same one."""
+        """Identifies one end of the generation: the same key may fail again, with another task or the same one."""
         attempt = self.attempt
         return f"{self.key}:{attempt.number}:{attempt.task_id}:{attempt.since.isoformat()}:{self.state}"
 
     @property
     def permanently_failed(self) -> bool:
-        """Failed for a reason that applies to any retry of the same request."""
+        """Whether it failed for a reason that applies to any retry of the same request."""
         problem = self.attempt.problem
         return self.state is State.FAILED and problem is not None and not problem.retryable
 
     @property
     def given_up(self) -> bool:
-        """Failed because its task was polled in vain for so long. It may have a result nevertheless."""
+        """Whether it failed because its task was polled for too long without an end. It may still have a result."""
         problem = self.attempt.problem
         return self.state is State.FAILED and problem is not None and problem.kind == GivenUpError.__name__
 
     def failure(self) -> GenerationFailedError:
-        """The provider's failure as the error it was."""
+        """The provider's failure as an error."""
         problem = self.attempt.problem
         return generation_failed(
             problem.code if problem else "", problem.message if problem else "", task_id=self.task_id
         )
 
     def with_attempt(self, number: int, update: dict[str, Any], *, now: datetime) -> "Generation":
-        """The record with these fields of an attempt changed. The last attempt's state is the record's own."""
+        """The record with these fields of an attempt changed. The record's state is always that of its last attempt."""
         attempts = list(self.attempts)
         attempts[number - 1] = attempts[number - 1].model_copy(update=update)
         changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}

@@ -1,4 +1,4 @@
-"""What the ledger keeps besides its records: who owns each task, and which key made a request first."""
+"""The ledger's indexes besides its records: which generation owns each task, and which key made a request first."""
 
 import asyncio
 import contextlib
@@ -22,17 +22,17 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 READS_AT_ONCE: Final = 16
-"""Small objects read at the same time when many are searched."""
+"""How many small objects a search reads at the same time."""
 CLOCKS_DIFFER_AT_MOST: Final = timedelta(minutes=15)
-"""S3 rejects a request whose sender's clock is further off than this."""
+"""S3 rejects requests from a clock that is further off than this."""
 PROBE: Final = "tasks/.probe"
-"""Proves, before anything is paid, that tasks can be written: see `Ledger.ensure_ready`."""
+"""Written before anything is paid, to check that tasks can be written: see `Ledger.ensure_ready`."""
 CLAIM_FOLLOWS_WITHIN: Final = timedelta(minutes=10) + 2 * CLOCKS_DIFFER_AT_MOST
-"""A key that noted a request this long ago, by any clock, and has no record will not claim it: its run died."""
+"""A key that noted a request longer ago than this, by any clock, and has no record will not claim it: its run died."""
 
 
 LONGEST_PART: Final = 255
-"""Characters of an object's name between two slashes: MinIO, and other stores that keep files, accept no more."""
+"""The most characters of an object's name between two slashes in MinIO and other stores that keep files."""
 
 
 class Retrying(Protocol):
@@ -57,9 +57,9 @@ class TaskOwner(BaseModel):
 class TaskOwners:
     """Which generation each task belongs to. Calls raise a `StoreError` if the store does not answer.
 
-    An object is created for a task before a record names it. So no task is ever in two records, even in a race. It is
-    never removed: a task that a record drops is freed by a conditional write, which loses against whoever is naming it
-    in that record again, because that one has written a higher number.
+    A task's object is created before a record names the task. So no task is ever in two records, even in a race. The
+    object is never removed: if a record drops a task, a conditional write frees it. If another process is naming the
+    task in that record again, it has written a higher number, and the release loses.
     """
 
     def __init__(self, store: ObjectStore, retrying: Retrying) -> None:
@@ -78,7 +78,7 @@ class TaskOwners:
         """Binds a task to an attempt, unless it belongs to another key. Returns its owner.
 
         Args:
-            key, attempt_number: what it was paid for.
+            key, attempt_number: the attempt that it was paid for.
             naming: `Generation.next_naming` of the record that will name it.
         """
         owner = TaskOwner(key=key, attempt_number=attempt_number, named_by=named_by, naming=naming)
@@ -105,20 +105,20 @@ class TaskOwners:
         return True
 
     async def owner(self, task_id: str) -> TaskOwner | None:
-        """The owner of a task; None: none is known."""
+        """The owner of a task; None if it has none."""
         found = await self._retrying(lambda: self._store.get(task_name(task_id)))
         owner = _parsed(TaskOwner, found, task_name(task_id)) if found else None
         return owner if owner and owner.key else None
 
     async def release(self, task_id: str, key: str, *, named: int) -> None:
-        """Frees a task that a person had named by mistake, for the generation that it really belongs to.
+        """Frees a task that a user had named by mistake, for the generation that it really belongs to.
 
-        One try: at worst the person who names it for that generation learns who still owns it.
+        One try: if it fails, a user who names the task for that generation gets an error with the current owner.
 
         Args:
             task_id: a task that the record no longer has.
-            key: the record's.
-            named: `Generation.tasks_named` of the version that dropped it. A later version that names it has
+            key: the record's key.
+            named: `Generation.tasks_named` of the version that dropped it. A later version that names it again has
                 bound it with a higher number, and keeps it.
         """
         with contextlib.suppress(StoreError, ValidationError):
@@ -128,9 +128,9 @@ class TaskOwners:
                 await self._put(task_id, TaskOwner(key="", attempt_number=0), etag=found.etag)
 
     async def noted_for(self, unanswered: Generation) -> tuple[str, TaskOwner] | None:
-        """The task whose owner was recorded but not in the generation: the process died in between.
+        """The task whose owner was recorded, but that the generation does not name: the process died in between.
 
-        Searches all owners that were written since the claim, so it is only for attempts without an answer.
+        Searches all owners written since the claim, so it is only for attempts without an answer.
 
         Returns:
             The task id and its owner; None if none is known.
@@ -142,7 +142,7 @@ class TaskOwners:
 
         async def read(task_id: str) -> TaskOwner | None:
             async with gate:
-                with contextlib.suppress(LedgerError):  # one that cannot be read does not count here
+                with contextlib.suppress(LedgerError):  # ignore an owner that cannot be read
                     return await self.owner(task_id)
                 return None
 
@@ -162,7 +162,7 @@ class FirstKey(BaseModel):
 
 
 class RequestIndex:
-    """Which key each request was first generated under, so that nobody pays twice by renaming a calendar.
+    """The key under which each request was first submitted, so that a renamed calendar is not paid for again.
 
     Calls raise a `StoreError` if the store does not answer.
     """
@@ -173,16 +173,16 @@ class RequestIndex:
         self._store, self._retrying, self._now = store, retrying, now
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
-        """The key that first requested this video; None: none did."""
+        """The key that first requested this video; None: there is none."""
         name = request_name(request)
         found = await self._retrying(lambda: self._store.get(name))
         return _parsed(FirstKey, found, name) if found else None
 
     async def note(self, request: VideoRequest, key: str, *, over: FirstKey | None = None) -> bool:
-        """Notes that this key is about to be claimed for this video; False: another one has been noted meanwhile.
+        """Notes that this key is about to be claimed for this video; False: another key was noted meanwhile.
 
         Args:
-            over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
+            over: an earlier key to replace, for which nothing was paid; None: there is none yet.
         """
         name = request_name(request)
         data = FirstKey(key=key, noted_at=self._now()).model_dump_json().encode()
@@ -203,7 +203,7 @@ class RequestIndex:
         return await self._retrying(write)
 
     def is_recent(self, first: FirstKey) -> bool:
-        """Whether its claim may still follow."""
+        """Whether the key may still be about to be claimed."""
         return self._now() - first.noted_at < CLAIM_FOLLOWS_WITHIN
 
 
@@ -211,19 +211,19 @@ def _parsed(model: type[M], found: StoredObject, name: str) -> M:
     try:
         return model.model_validate_json(found.data)
     except ValidationError as error:
-        # Nothing about paying: a task's owner is also read when its submission has been accepted.
+        # The message must not say that nothing was paid: a task's owner is also read after an acceptance.
         raise LedgerError(f"{name} in the bucket cannot be read. Look at what it holds.") from error
 
 
 NOT_ASKED_FOR: Final = frozenset({"tags", "fallback_models"})
-"""Fields of a request that do not change the video: how it is found, and what happens if its model is gone."""
+"""Fields that do not change the requested video: labels to find it by, and what to do if its model is unavailable."""
 ADDED_LATER: Final[dict[str, object]] = {"model": DEFAULT_MODEL, "options": {}}
-"""Fields that requests did not always have, with their defaults. With these values they are left out, so an earlier
-request keeps its digest, and so its key: otherwise every known calendar would be paid for again."""
+"""Newer fields of requests, with their defaults. They are left out of the digest if they have these values, so earlier
+requests keep their digests, and calendar rows without ids their keys: otherwise these would be paid for again."""
 
 
 def canonical(request: VideoRequest) -> str:
-    """A request as text that is the same for all requests for the same video."""
+    """A request as canonical text, equal for all requests for the same video."""
     fields = request.model_dump(mode="json", exclude=set(NOT_ASKED_FOR))
     fields = {name: value for name, value in fields.items() if (name, value) not in ADDED_LATER.items()}
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -235,7 +235,7 @@ def is_same_video(one: VideoRequest, other: VideoRequest) -> bool:
 
 
 def request_digest(request: VideoRequest) -> str:
-    """SHA-256 of the video that a request describes, in hex."""
+    """The SHA-256 of a request's canonical text, in hex."""
     return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 
@@ -245,7 +245,7 @@ def request_name(request: VideoRequest) -> str:
 
 
 def task_name(task_id: str) -> str:
-    """The object that names a task's owner. A task id is opaque, so it is quoted, even dots that would be a path."""
+    """The object that names a task's owner. A task id is opaque, so it is quoted, even the dots of `.` or `..`."""
     quoted = quote(task_id, safe="")
     quoted = quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
     return "tasks/" + "/".join(quoted[start : start + LONGEST_PART] for start in range(0, len(quoted), LONGEST_PART))

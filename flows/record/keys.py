@@ -1,4 +1,4 @@
-"""The key of a generation: one key is one video, whoever requests it and however often."""
+"""The key of a generation: one key is one video, however often and by which process it is requested."""
 
 import re
 import unicodedata
@@ -20,7 +20,7 @@ def check_key(key: str) -> str:
     Raises:
         InvalidKeyError: it is not.
     """
-    # Not `re.match`: `$` would let a line feed at the end pass.
+    # Not `re.match`: `$` would accept a trailing line feed.
     if re.fullmatch(PATTERN.strip("^$"), key) is None:
         raise InvalidKeyError(
             f"{key[:140]!r} cannot be a key. Use 1 to 128 lowercase letters, digits, dots, hyphens and underscores, "
@@ -31,9 +31,9 @@ def check_key(key: str) -> str:
 
 
 def calendar_key(calendar: str) -> str:
-    """The key of a calendar's batch: its file's name, so the same file is the same batch, however it is started. Pure.
+    """The key of a calendar's batch: its file name, so the same file is the same batch, however it is started. Pure.
 
-    Letters become lower case, other characters not allowed in a key become hyphens, and 80 characters are kept:
+    Letters become lower case, other characters not allowed in a key become hyphens, and at most 80 characters are kept:
     `calendars/Spring Sale.csv` and `s3://bucket/spring-sale.jsonl` are both `spring-sale`.
 
     Args:
@@ -43,9 +43,9 @@ def calendar_key(calendar: str) -> str:
         InvalidKeyError: the name has no characters allowed in a key, or this is another URL.
     """
     scheme, is_address, _ = calendar.strip().partition("://")
-    if is_address and scheme.lower() != "s3":  # not repeated: it may hold a password or a signature
+    if is_address and scheme.lower() != "s3":  # not in the message: it may contain a password or a signature
         raise InvalidKeyError("The calendar must be a path or s3://bucket/object, not another URL.")
-    # NFC: macOS may write the same name with its accents as characters of their own.
+    # NFC: macOS may store the same name with accents as separate characters.
     stem = PurePosixPath(unicodedata.normalize("NFC", calendar).replace("\\", "/")).stem
     key = re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")[:80]
     if not key:

@@ -1,9 +1,9 @@
 """The ledger: one JSON record per generation, changed only by conditional writes.
 
-`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is unfinished: written before the
-claim, removed last, so that a search for unfinished work lists only what is open. `tasks/<task id>` says which
-generation a task belongs to: it is only ever created, so no task is in two records. `requests/<digest>` names the key
-that a request was first generated under.
+`ledger/<key>.json` is the record. `open/<key>` marks an unfinished generation: it is written before the claim and
+removed last, so that a search for unfinished work lists only what is open. `tasks/<task id>` says which generation a
+task belongs to; conditional writes keep every task out of a second record. `requests/<digest>` names the key under
+which a request was first submitted.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from flows.record.spend_objects import SpendObjects
 T = TypeVar("T")
 
 RETRY_TIMEOUT_SECONDS: Final = 60.0
-"""How long to wait out an outage of the store. Before the paid call, nothing is lost by failing after it."""
+"""How long to retry while the store is down. Before the paid call, nothing is lost by failing after this."""
 READS_AT_ONCE: Final = 16
-"""Records read at the same time when all are searched: half of the connections that a store keeps open."""
+"""How many records are read at the same time: half of the requests that `ObjectStore` allows at once."""
 PUBLISHED: Final = b"published"
-"""What the open marker of a finished generation says if only its other paid tasks are awaited."""
+"""The content of a finished generation's open marker if only its other paid tasks are awaited."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
 class Entry:
-    """A record as it was read, with the etag that a change of it is bound to. Immutable.
+    """A record as it was read, with its etag, on which a change is conditional. Immutable.
 
-    Deliberately neither a dataclass nor a tuple: Prefect walks through those, field by field, wherever a task gets or
-    returns one.
+    Deliberately neither a dataclass nor a tuple: Prefect walks through those, field by field, if a task gets or returns
+    one.
     """
 
     __slots__ = ("etag", "generation")
@@ -57,12 +57,12 @@ class Ledger:
     """The records of one archive. Calls raise a `StoreError` if the store does not answer.
 
     Args:
-        retry_timeout_seconds: how long to wait out an outage of the store.
+        retry_timeout_seconds: how long to retry while the store is down.
         clock: for tests.
 
     Attributes:
         tasks: which generation each task belongs to.
-        requests: which key each request was first generated under.
+        requests: the key under which each request was first submitted.
         spend: what is spent and reserved in each month.
         run_keys: the key of each run that was started without one.
     """
@@ -91,7 +91,7 @@ class Ledger:
         await self._retrying(lambda: ensure_ready(self._store, also=(PROBE,)))
 
     async def read(self, key: str, *, retry_timeout_seconds: float | None = None) -> Entry | None:
-        """The record of a key; None when the key was never claimed.
+        """The record of a key; None if the key was never claimed.
 
         Raises:
             LedgerError: there is a record, but it cannot be read.
@@ -107,7 +107,7 @@ class Ledger:
         return found
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
-        """Writes a claim, its marker first, if the record is still as read. None: someone was faster.
+        """Writes the open marker, then the claim if the record has not changed. None: another process was faster.
 
         Args:
             over: the record as it was read; None: there was none.
@@ -127,17 +127,17 @@ class Ledger:
         known: Entry | None = None,
         retry_timeout_seconds: float | None = None,
     ) -> Entry:
-        """Applies a pure change to the newest version of a record, and again if someone else wrote meanwhile.
+        """Applies a pure change to the newest version of a record, and again if another process wrote meanwhile.
 
-        A change that reopens a finished generation, or names one more paid task of it, also writes its open
-        marker, before and after: a process that closes it at the same moment saw the earlier record. A task that the
-        change drops is free for its true owner. One that it names was bound by the caller, to `known` if that is given,
-        and is bound again to a newer version.
+        A change that reopens a finished generation, or adds a paid task to it, also writes its open marker, before and
+        after the record: a process that closes it at the same moment has seen the earlier record. A task that the
+        change drops is released for its true owner. A task that it names was already bound by the caller, with the
+        number of `known` if given; for a newer version it is bound again.
 
         Args:
             how: one of the functions of `transitions` or `superseded_tasks`. Returning its argument changes nothing.
-            known: the record as the caller saw it last. It saves a read if nobody has written since.
-            retry_timeout_seconds: how long to wait out an outage of the store.
+            known: the record as the caller last saw it. It saves a read if it has not changed since.
+            retry_timeout_seconds: how long to retry while the store is down.
 
         Raises:
             LedgerError: there is no such record.
@@ -158,7 +158,7 @@ class Ledger:
             if changed == entry.generation:
                 return entry
             if newest:
-                await self._bind_anew(entry.generation, changed, retry_timeout_seconds=left())
+                await self._rebind(entry.generation, changed, retry_timeout_seconds=left())
             written = await self._replace(entry, changed, retry_timeout_seconds=left())
             if written is not None:
                 return written
@@ -166,12 +166,12 @@ class Ledger:
                 raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
 
     async def _replace(self, entry: Entry, changed: Generation, *, retry_timeout_seconds: float) -> Entry | None:
-        """Writes a new version with what belongs to it: the marker of a reopened one, the release of its tasks."""
+        """Writes a new version, its open marker if it was reopened, and releases the tasks that it dropped."""
         key = changed.key
         finished = entry.generation.state in FINISHED
-        taken_up = finished and changed.state not in FINISHED
-        gains = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
-        mark = self._put_open if taken_up else self._put_published if gains else None
+        reopened = finished and changed.state not in FINISHED
+        gains_task = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
+        mark = self._put_open if reopened else self._put_published if gains_task else None
         if mark is not None:
             await self._retrying(lambda: mark(key), retry_timeout_seconds)
         written = await self._write(
@@ -184,10 +184,10 @@ class Ledger:
         return written
 
     async def duplicate_of(self, request: VideoRequest, key: str, *, note: bool) -> str | None:
-        """The other key under which the same request was, or may have been, paid; None: there is none.
+        """Another key under which the same request was, or may have been, paid; None: there is none.
 
         Args:
-            note: whether this key is about to be claimed, so that it becomes the first one if there is none.
+            note: whether this key is about to be claimed, so that it is noted as the first one if there is none.
         """
         if note and await self.requests.note(request, key):
             return None
@@ -199,7 +199,7 @@ class Ledger:
                 return None
         return None
 
-    async def _bind_anew(self, before: Generation, changed: Generation, *, retry_timeout_seconds: float) -> None:
+    async def _rebind(self, before: Generation, changed: Generation, *, retry_timeout_seconds: float) -> None:
         for attempt in changed.attempts:
             for task_id in attempt.task_ids - before.task_ids:
                 owner = await self.tasks.bind(
@@ -214,31 +214,31 @@ class Ledger:
                     raise LedgerError(f"Task {task_id} belongs to {owner.key}.", key=changed.key, task_id=task_id)
 
     async def mark_open(self, key: str) -> None:
-        """Writes the open marker. Call this before the record says that something is left to do."""
+        """Writes the open marker. Call it before the record becomes unfinished."""
         await self._retrying(lambda: self._put_open(key))
 
     async def _put_open(self, key: str) -> None:
         await self._store.put(marker_name(key), b"")
 
     async def _put_published(self, key: str) -> None:
-        """Makes the collector process the other paid tasks of a generation. An existing marker stays as it is."""
+        """Lets the collector process the other paid tasks of a generation. An existing marker stays as it is."""
         with contextlib.suppress(PreconditionFailedError):
             await self._store.put_if(marker_name(key), PUBLISHED, etag=None)
 
     async def close(self, ended: Generation) -> None:
         """Removes the open marker of a generation whose end was published and whose tasks produce no more videos.
 
-        What is archived stays archived. After another end, someone may claim it again at the same moment, which writes
-        the marker before the claim. After any end, a paid call's late answer may name one more task. So where that can
-        be, the record is read once more afterwards, and the marker is put back if it is open again, or has come
-        to another end meanwhile, which was not published. A claim or an answer that arrives only after that read puts
-        it back itself.
+        An archived generation stays archived. After any other end, another process may claim it again at the same
+        moment, and writes the marker before the claim. After any end, a paid call's late answer may name another task.
+        So if either is possible, the record is read again afterwards. The marker is restored if the generation is open
+        again, or has reached another end that was not published. A claim or answer that is written after that read
+        restores the marker itself.
         """
         key = ended.key
-        if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
-            with contextlib.suppress(StoreError):  # only lists need it
+        if ended.state is not State.ARCHIVED:  # archived videos are listed by their folders
+            with contextlib.suppress(StoreError):  # only used for lists
                 await self._store.put(failed_name(ended), b"")
-        if ended.unarchived_superseded:  # the collector closes it, and must not publish its end anew
+        if ended.unarchived_superseded:  # the collector closes it later, without publishing its end again
             await self._retrying(lambda: self._store.put(marker_name(key), PUBLISHED))
         else:
             await self._retrying(lambda: self._store.remove(marker_name(key)))
@@ -262,7 +262,7 @@ class Ledger:
         return [name.removeprefix("open/") for name in names]
 
     async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
-        """The records of those of these keys that have one, in their order, read several at a time."""
+        """The existing records of these keys, in the order of the keys, read several at a time."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def one(key: str) -> Entry | None:
@@ -278,16 +278,16 @@ class Ledger:
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
 
     async def newest(self, count: int) -> list[Generation]:
-        """The newest generations by their first claim, at most this many: see `recent.py` here.
+        """The newest generations by their first claim, at most this many; see `flows.record.recent`.
 
-        Within a day, what was archived last comes first if there are more than that.
+        If a day has more than that, the ones with the latest objects are taken.
         """
         keys = await self._retrying(lambda: newest_keys(self._store, count))
         found = await self.read_all(keys)
         return sorted(found.values(), key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
-        """All generations written since then, by any clock, and maybe some more.
+        """All generations written since then, by any clock, and possibly some older ones.
 
         Raises:
             LedgerError: one of them cannot be read, so its content is unknown.
@@ -306,13 +306,13 @@ class Ledger:
         retry_timeout_seconds: float | None = None,
         mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
-        """One conditional write, sent again after lost replies. None: someone else wrote first.
+        """One conditional write, retried after lost replies. None: another process wrote first.
 
-        Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and
-        the nonce in the record tells that the refusal is due to our own success.
+        Every try sends the same bytes with the same nonce. So if an earlier try was applied, a later one is rejected,
+        and the nonce in the record shows that the earlier success of our own is the reason.
 
-        With `mark_again`, the marker is written once more afterwards: whoever closed the record we wrote over may have
-        removed it and looked just before our write arrived. So it is after a write that may have arrived, too.
+        With `mark_again`, the marker is written again afterwards, also after a write that may have been applied: a
+        process that closed the previous version may have removed the marker and read the record just before our write.
         """
         stamped = generation.model_copy(update={"nonce": uuid.uuid4().hex, "schema_version": SCHEMA})
         data = stamped.model_dump_json(indent=2).encode()
@@ -325,8 +325,8 @@ class Ledger:
                 found = await self._store.get(name)
                 if found is not None and found.data == data:
                     return Entry(stamped, found.etag)
-                # Someone may also have changed the record after our own write arrived: our nonce is then gone, and
-                # whoever reads it next sees a version that was built on ours.
+                # Another process may also have changed the record after our write was applied. Our nonce is then gone,
+                # and the next reader sees a version that is based on ours.
                 return None
             return Entry(stamped, new)
 
@@ -336,13 +336,13 @@ class Ledger:
             arrived = written is not None
         finally:
             if mark_again is not None and arrived:
-                # One try: an outage at this very moment must not turn a good write into an unclear one.
+                # One try: an outage at this moment must not turn a successful write into an unclear one.
                 with contextlib.suppress(StoreError):
                     await mark_again(generation.key)
         return written
 
     async def _retrying(self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None) -> T:
-        """Makes a call, and retries while the store is down. `PreconditionFailedError` is an answer, and is raised."""
+        """Makes a call, and retries while the store is down. A `PreconditionFailedError` is raised at once."""
         timeout_seconds = self._retry_timeout_seconds if retry_timeout_seconds is None else retry_timeout_seconds
         deadline = self._clock.monotonic() + timeout_seconds
         pause = FIRST_PAUSE_SECONDS
@@ -357,7 +357,7 @@ class Ledger:
 
 
 def _changed(generation: Generation, how: Callable[[Generation], Generation], *, newest: bool) -> Generation | None:
-    """The changed record. None: only the newest version can say that nothing needs to, or may, change."""
+    """The changed record. None: it is unchanged or an error, and only the newest version can decide that."""
     try:
         changed = how(generation)
     except LedgerError:
@@ -378,7 +378,7 @@ def marker_name(key: str) -> str:
 
 
 class _Header(BaseModel):
-    """What is read first: the rest of a newer record may have any shape."""
+    """Read first, because the rest of a newer record may have any shape."""
 
     schema_version: int = SCHEMA
     key: str = ""

@@ -1,8 +1,8 @@
 """Whether a video whose moderation verdict may be mistaken is resubmitted automatically. All pure.
 
 Verdicts on a finished video, and those of detectors, are sometimes mistaken, and may be different for the next
-one. A verdict on the prompt or an image would be the same again. Every further submission is paid, so the API block
-sets how many there are.
+video. A verdict on the prompt or an image would be the same again. Every resubmission is paid, so the API block limits
+their number.
 """
 
 from typing import Final
@@ -12,14 +12,14 @@ from flows.record.generation import Generation, State
 from flows.record.payments import UNCLEAR
 
 GRANTED_BY: Final = "moderation_retries"
-"""The `Attempt.granted_by` of such an attempt: the setting, in place of a person's rerun."""
+"""The `Attempt.granted_by` of such an attempt: the name of the setting, instead of a user's rerun."""
 
 
 def may_submit_again(generation: Generation, retries: int) -> bool:
-    """Whether the last attempt failed by such a verdict, and further submissions are left.
+    """Whether the last attempt failed because of such a verdict, and resubmissions are left.
 
-    Never if any attempt is unanswered: that one may be paid, and its video may come. Nor if a person continued
-    with the task, and was told that it pays nothing: whether it is paid for again is then a manual decision.
+    Never if any attempt is unanswered: it may be paid, and its video may still come. Never after a user decided to
+    continue with the task, because the form said that this pays nothing: paying again is then a manual decision.
     """
     problem = generation.attempt.problem
     return (

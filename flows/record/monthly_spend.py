@@ -1,15 +1,15 @@
-"""What may be spent in a month, over all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
+"""What is spent and reserved in a month by all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
 
-A run reserves an amount here before it claims anything, and each of its claims names the reservation. So what a
-reservation was really used for is in the ledger, whatever became of its run:
+A run reserves an amount here before it claims anything, and each of its claims names the reservation. So the ledger
+shows what a reservation was really used for, even if its run died:
 
 ```
 reserve ──► claim, POST, answer ──► settle: what was accepted is spent, what was rejected or never claimed is free,
                                     and what is unknown stays unclear until its record says more
 ```
 
-A run settles its own reservation at its end. That of a dead run is settled by whoever needs the money, once no request
-of it can be sent any more.
+A run settles its own reservation at its end. The reservation of a dead run is settled by the next run that needs the
+money, once no request can be sent on it any more.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
 from flows.record.payments import UNCLEAR, all_payments
 
 WARN_AT: Final = Decimal("0.8")
-"""The part of a ceiling above which an event says that the money is running low, once per period."""
+"""The fraction of a ceiling from which an event warns that the money is running low, once per period."""
 
 Period = Literal["day", "month"]
 
@@ -49,7 +49,7 @@ class UnclearSpend(StoredModel):
 
 
 class Limit(NamedTuple):
-    """One ceiling: what may be spent on a day, or, without a day, in the month. Its label is that day or month."""
+    """One ceiling: the limit for a day, or, without a day, for the month. Its label is that day or month."""
 
     period: Period
     amount: Decimal
@@ -75,11 +75,11 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a reservation was used for, as the ledger's records say.
+    """What a reservation was used for, according to the ledger's records.
 
     Attributes:
-        spent: what was accepted.
-        unclear: key, attempt number and amount of what is unknown.
+        spent: the price of accepted requests.
+        unclear: key, attempt number and amount of each payment that is unknown.
     """
 
     spent: Decimal = Decimal(0)
@@ -99,7 +99,7 @@ class MonthlySpend(StoredModel):
         return sum((amount for on, amount in self.spent.items() if day in (None, on)), Decimal(0))
 
     def unclear_in(self, day: date | None = None) -> Decimal:
-        """What is unclear."""
+        """What is unclear on a day; None: in the whole month."""
         return sum((item.amount for item in self.unclear if day in (None, item.day)), Decimal(0))
 
     def reserved_in(self, day: date | None = None) -> Decimal:
@@ -111,11 +111,11 @@ class MonthlySpend(StoredModel):
         return self.spent_in(day) + self.unclear_in(day) + self.reserved_in(day)
 
     def left(self, ceilings: Ceilings, day: date) -> Decimal:
-        """What can still be reserved for a day. There is a ceiling."""
+        """What can still be reserved for a day. At least one ceiling must be set."""
         return min(limit.amount - self.committed(limit.day) for limit in ceilings.limits(day))
 
     def dead(self, now: datetime) -> dict[str, Reservation]:
-        """Reservations whose runs can no longer send anything, however far their clocks are off."""
+        """Reservations on which no request can be sent any more, however far the clocks are off."""
         late = now - 2 * CLOCKS_DIFFER_AT_MOST
         return {name: item for name, item in self.reservations.items() if item.expires_at < late}
 
@@ -136,8 +136,8 @@ def reserve(
     The amounts are the reservation's totals, so that a write whose reply was lost can be repeated.
 
     Args:
-        least: the least total that is useful.
-        wanted: the preferred total, as far as the ceilings leave it.
+        least: the smallest useful total.
+        wanted: the preferred total, if the ceilings leave that much.
         day: the day it counts for.
         expires_at: until when requests may be sent on it.
     """
@@ -157,10 +157,10 @@ def reserve(
 
 
 def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None = None) -> MonthlySpend:
-    """Ends a reservation: what was not used is free again. One that no longer exists is already settled.
+    """Ends a reservation: the unused amount is free again. If it no longer exists, it is already settled.
 
     Args:
-        seen: the reservation that was considered dead; one that has been renewed since is left alone.
+        seen: the reservation as it was when considered dead; if it has been renewed since, nothing changes.
     """
     ended = month.reservations.get(name)
     if ended is None or (seen is not None and ended != seen):
@@ -189,16 +189,16 @@ def use_of(generations: Iterable[Generation], reservation: str) -> Use:
 
 
 def use_of_attempt(generation: Generation | None, number: int) -> Use:
-    """What one attempt cost; without a record, nothing was ever claimed."""
+    """What one attempt cost; nothing without a record, because then nothing was ever claimed."""
     found = [] if generation is None else [generation]
     return _use(item for item in all_payments(found) if item[1].number == number)
 
 
 def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
-    """The month before its first reservation: what was paid by claims in it, with or without ceilings.
+    """The month before its first reservation: what its claims paid so far, with or without ceilings.
 
     Args:
-        generations: all that may have been claimed in it.
+        generations: all that may have been claimed in the month.
     """
     by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
     for found, attempt in all_payments(generations):
@@ -213,7 +213,7 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
 
 
 def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> Limit | None:
-    """The ceiling that does not leave this amount, first the month's, which lasts longer. None: both leave it."""
+    """The ceiling that this amount would exceed, preferably the month's, which lasts longer. None: there is none."""
     limits = reversed(ceilings.limits(day))
     return next((limit for limit in limits if month.committed(limit.day) + amount > limit.amount), None)
 
@@ -226,7 +226,7 @@ def next_period(period: Period, day: date) -> date:
 
 
 def month_of(day: date) -> str:
-    """The month of a day, as in the object's name."""
+    """The month of a day as in the object's name: `2026-11`."""
     return f"{day:%Y-%m}"
 
 

@@ -10,16 +10,16 @@ SIDECAR_TYPE: Final = "application/json"
 
 
 def folder(key: str, claimed_at: datetime, *, task_number: int = 1) -> str:
-    """`videos/<yyyy>/<mm>/<dd>/<key>/`, by the day (UTC) of the first claim, which the ledger fixes for all reruns.
+    """`videos/<yyyy>/<mm>/<dd>/<key>/`, by the day (UTC) of the first claim, which never changes.
 
-    The second and later tasks of a key have their own folders in it, `task-2/`: two tasks never share a name.
+    The second and later tasks of a key have subfolders, such as `task-2/`: two tasks never share a name.
     """
     own = "" if task_number == 1 else f"task-{task_number}/"
     return f"{VIDEOS}{day(claimed_at)}/{key}/{own}"
 
 
 def day(moment: datetime) -> str:
-    """The part of a folder's name that says its day: `2026/11/28`, in UTC."""
+    """The day in a folder's name, in UTC: `2026/11/28`."""
     return f"{moment.astimezone(UTC):%Y/%m/%d}"
 
 
@@ -60,14 +60,14 @@ def attributes(name: str, *, key: str, task_id: str, sha256: str, media_type: st
     """An object's metadata: a descriptive file name, how long it may be cached, and its owner.
 
     Args:
-        name: of the object, with its folder.
-        key: of the generation. It is ASCII, and valid as a file name.
-        task_id: any text: S3 metadata is ASCII, so other letters, and what URLs escape, are percent-encoded.
+        name: the object's name, with its folder.
+        key: the generation's key. It is ASCII, and valid as a file name.
+        task_id: any text. S3 metadata must be ASCII, so the id is percent-encoded.
     """
     folder_name, _, file_name = name.rpartition("/")
     stem, _, extension = file_name.rpartition(".")
     own_folder = folder_name.rpartition("/")[2]
-    what = "" if own_folder == key else f"-{own_folder}"  # a second task's
+    what = "" if own_folder == key else f"-{own_folder}"  # the folder of a second task
     what += stem.removeprefix("video") if stem.startswith("video") else f"-{stem}"
     return {
         "Content-Disposition": f'inline; filename="{key}{what}.{_EXTENSIONS.get(media_type, extension)}"',

@@ -8,20 +8,20 @@ from blocks.prices import Price, price_of
 from flows.record.generation import Attempt, Generation, State
 
 NOT_PAID: Final = frozenset({State.REJECTED})
-"""States of an attempt that cost nothing. A claim without an answer may have been paid, so it counts as paid. So does
-one that failed: whether APIXO charges for those is undocumented."""
+"""States of an attempt that cost nothing. A claim without an answer may have been paid, so it counts as paid. So does a
+failed attempt: whether APIXO charges for failures is undocumented."""
 UNCLEAR: Final = frozenset({State.CLAIMED, State.UNCONFIRMED})
-"""States of an attempt of which it is unknown whether it was paid."""
+"""States of an attempt in which it is unknown whether it was paid."""
 
 
 def payments(generation: Generation) -> list[Attempt]:
-    """For each actual or possible payment, the attempt that it was made in."""
+    """The attempt of each actual or possible payment."""
     found: list[Attempt] = []
     seen: set[str] = set()
     for attempt in generation.attempts:
         if attempt.task_id is None and attempt.state not in NOT_PAID:
             found.append(attempt)
-        # A late answer's task is in two attempts but was paid once; one that another superseded was paid as well.
+        # A task from a late answer is in two attempts but was paid once. Superseded tasks were paid as well.
         new = attempt.task_ids - seen
         found += [attempt] * len(new)
         seen |= new
@@ -39,20 +39,20 @@ def paid_attempts(generation: Generation | None) -> int:
 
 
 def spent_on(generations: Iterable[Generation | None], prices: Mapping[str, Price]) -> Decimal:
-    """What was paid for these generations so far: at the price of the time, else at today's, as far as known."""
+    """What was paid for these generations so far, at the prices of their claims, else at today's, as far as known."""
     known = (price for generation in filter(None, generations) for price in _prices_paid(generation, prices))
     return sum(filter(None, known), Decimal(0))
 
 
 def full_cost(generation: Generation, prices: Mapping[str, Price]) -> Decimal | None:
-    """What was paid for a generation in all; None: the price of one of its payments is not known."""
+    """What was paid for a generation in all; None: the price of a payment is unknown."""
     paid = _prices_paid(generation, prices)
     known = [price for price in paid if price is not None]
     return sum(known, Decimal(0)) if len(known) == len(paid) else None
 
 
 def _prices_paid(generation: Generation, prices: Mapping[str, Price]) -> list[Decimal | None]:
-    """The price of each payment: the one at the time, else today's; None: neither is known."""
+    """The price of each payment: that of its claim, else today's; None: neither is known."""
     return [
         price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
         if attempt.price is None

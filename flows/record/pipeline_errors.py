@@ -8,7 +8,7 @@ PipelineError             base of all
 ├── SubmissionRejectedError   the provider rejected the request: nothing was paid
 ├── DuplicateRequestError     the same request was generated under another key, and duplicates are rejected
 ├── CeilingError          it would exceed what may be spent per day or month: nothing was paid
-├── UnconfirmedError      it is unknown whether it was paid. A callback or a person resolves it
+├── UnconfirmedError      it is unknown whether it was paid. A callback or a user resolves it
 ├── VideoFailedError      the provider accepted the task and reports it as failed
 ├── ArchiveMismatchError  what was read back differs from what was written
 └── LedgerError           the record cannot be read or written
@@ -26,7 +26,7 @@ class PipelineError(SoraError):
     Attributes:
         message: what happened to which key, and what to do next.
         key: the generation's key.
-        task_id: the provider's task, where one is known.
+        task_id: the provider's task, if one is known.
         retryable: whether the same step may be retried automatically.
     """
 
@@ -57,7 +57,7 @@ class CeilingError(PipelineError):
 
 
 class UnconfirmedError(PipelineError):
-    """The request was sent, or may have been, and no clear answer came. It is not resent until this is resolved."""
+    """The request was, or may have been, sent without a clear answer. It is not resent until this is resolved."""
 
 
 class VideoFailedError(PipelineError):
@@ -87,11 +87,11 @@ class LedgerError(PipelineError):
 
 
 class TransitionError(LedgerError):
-    """A change that the state of a record does not allow: the record is no longer what its writer saw.
+    """The record's state does not allow a change, because the record has changed since it was read.
 
-    A person has named another task meanwhile, or there are two contradictory reports about one task.
+    For example, a user has named another task, or there are two contradictory reports about one task.
     """
 
 
 class SupersededError(TransitionError):
-    """The generation continues with a different task than the step's: a person has named it meanwhile."""
+    """The generation continues with a different task than the step's, such as one that a user has named meanwhile."""

@@ -1,6 +1,6 @@
-"""The newest generations, found without listing all: from the videos' folders by day, and similar markers.
+"""Finds the newest generations without listing all: by the daily folders of videos, and by similar markers.
 
-Nothing depends on it. A key that is missing here is just not shown among the newest.
+Nothing depends on it. A key that it misses is just not shown among the newest.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from flows.record import object_names
 from flows.record.generation import Generation
 
 NOT_MADE: Final = "failed/"
-"""`failed/<yyyy>/<mm>/<dd>/<key>` for what ended without a video: failed or rejected, though perhaps not forever."""
+"""`failed/<yyyy>/<mm>/<dd>/<key>` for generations that ended without a video, perhaps only for now."""
 OPEN: Final = "open/"
 ENDED: Final = (object_names.VIDEOS, NOT_MADE)
-"""Both have folders by day, so a video that is archived needs no further marker."""
+"""Both have daily folders, so an archived video needs no marker."""
 
 
 def failed_name(ended: Generation) -> str:
@@ -25,7 +25,7 @@ def failed_name(ended: Generation) -> str:
 
 
 async def newest_keys(store: ObjectStore, count: int) -> list[str]:
-    """This many keys or a few more, the newest among them, in no particular order.
+    """The newest keys, this many or a few more, in no particular order.
 
     Raises:
         StoreError: the store did not answer.
@@ -48,7 +48,7 @@ async def newest_keys(store: ObjectStore, count: int) -> list[str]:
 
 
 async def _days(store: ObjectStore, most: int) -> list[str]:
-    """The newest days that have something, `2026/11/28/`, the newest first: at most this many."""
+    """The newest days with any object, such as `2026/11/28/`, the newest first, at most this many."""
 
     async def below(path: str) -> list[str]:
         found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in ENDED))

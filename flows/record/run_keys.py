@@ -1,7 +1,7 @@
-"""The keys of runs that were given none: a readable name, recorded for every rerun.
+"""Keys for runs that were given none: a readable name, recorded for every rerun.
 
-`requests/run/<run>` has the key of a run, `requests/name/<key>` the run that a name belongs to. Both are only ever
-created, so a rerun finds the same key, and no two runs have one.
+`requests/run/<run>` contains the key of a run, `requests/name/<key>` the run that a key belongs to. Both are created,
+never changed, so a rerun finds the same key, and no two runs share one.
 """
 
 import hashlib
@@ -21,28 +21,28 @@ from flows.record.keys import check_key
 
 VIDEO_NAME_CHARACTERS: Final = 48
 BATCH_NAME_CHARACTERS: Final = 27
-"""With the suffix that makes it unique at most 36, like a run's id: a row's id of 91 then still fits after it."""
+"""At most 36 with the suffix that makes it unique, like a run's id: a row's id of 91 characters still fits after it."""
 MARKS: Final = (0, 4, 8, 32)
-"""How many hex digits of the run's digest a name gets when the shorter ones are taken."""
+"""How many hex digits of the run's digest are appended to a name, one after the other until it is free."""
 
 _GREEK: Final = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|"
     "psi|omega"
 )
-_MADE_UP_BY_THE_FORM: Final = re.compile(rf"(?:{_GREEK})\d*(?:-[a-z]+)*")
+_GENERATED_BY_THE_FORM: Final = re.compile(rf"(?:{_GREEK})\d*(?:-[a-z]+)*")
 
 
 class RunKeys:
-    """Which key each run has. The store decides, not the run's name, which can be changed."""
+    """The key of each run. The store decides, not the run's name, which can be changed."""
 
     def __init__(self, store: ObjectStore, retrying: Retrying) -> None:
         self._store, self._retrying = store, retrying
 
     async def key(self, run: str, name: str, *, batch: bool = False) -> str:
-        """The key of a run: the one recorded at its first start, or else the name, or a similar one that is free.
+        """The key of a run: the one recorded at its first start, else the name or, if that is taken, a similar one.
 
         Args:
-            run: what is the same in every rerun: the id of the outermost run, plus the request's digest in a subflow.
+            run: identifies the run in every rerun: the id of the outermost run, plus the request's digest in a subflow.
             name: the preferred key, such as from `slug`.
             batch: whether the key is the prefix of many keys.
 
@@ -52,14 +52,14 @@ class RunKeys:
         found = await self._text(f"requests/run/{run}")
         if found is not None:
             return check_key(found)
-        # A run of an earlier version had its id as its key, and may have paid.
+        # In earlier versions the key was the run's id, and such a run may have paid.
         if await self._is_used(run, batch=batch):
             chosen = run
         else:
-            chosen = await self._free(run, name, batch=batch)
+            chosen = await self._free_name(run, name, batch=batch)
         return check_key(await self._create(f"requests/run/{run}", check_key(chosen)))
 
-    async def _free(self, run: str, name: str, *, batch: bool) -> str:
+    async def _free_name(self, run: str, name: str, *, batch: bool) -> str:
         for candidate in candidates(run, name):
             holder = await self._text(f"requests/name/{candidate}")
             if holder is None and not await self._is_used(candidate, batch=batch):
@@ -69,7 +69,7 @@ class RunKeys:
         return run
 
     async def _is_used(self, name: str, *, batch: bool) -> bool:
-        """Whether this key, or one that begins with it, was given by a person."""
+        """Whether there is a record of this key, or, for a batch, of one that begins with it."""
         if await self._text(f"ledger/{name}.json") is not None:
             return True
         return batch and await self._retrying(lambda: self._store.any_begins(f"ledger/{name}-"))
@@ -79,7 +79,7 @@ class RunKeys:
         return found.data.decode() if found else None
 
     async def _create(self, object_name: str, text: str) -> str:
-        """Writes it, unless something is there. Returns what is there."""
+        """Creates the object if it does not exist. Returns its content."""
 
         async def write() -> None:
             with suppress(PreconditionFailedError):
@@ -93,7 +93,7 @@ class RunKeys:
 
 
 def candidates(run: str, name: str) -> Iterator[str]:
-    """The name, and then the name with more and more of this run's digest. Pure."""
+    """The name, then the name with more and more of the run's digest. Pure."""
     digest = hashlib.sha256(run.encode()).hexdigest()
     for mark in MARKS:
         yield f"{name}-{digest[:mark]}" if mark else name
@@ -103,8 +103,8 @@ def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "vide
     """The first words of a text as a key. Pure.
 
     Args:
-        most: characters; a word that does not fit completely is left out.
-        otherwise: used if the text has no letter that is allowed in a key.
+        most: the maximum length in characters; a word that does not fit completely is left out.
+        otherwise: the key if the text has no characters allowed in a key.
     """
     ascii_text = unicodedata.normalize("NFKD", text[:1_000]).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])'(?=[a-z])", "", ascii_text)).strip("-")
@@ -114,12 +114,12 @@ def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "vide
 
 
 def typed_name(run_name: str | None, *verbs: str) -> str | None:
-    """The name of a run, if a person typed it; None: Prefect generated it. Pure.
+    """The name of a run, if a user typed it; None: Prefect generated it. Pure.
 
-    The classic form fills in a star's name such as `tau6-newton`, the server two words such as `tungsten-quokka`.
+    The classic form generates a star's name such as `tau6-newton`, the server two words such as `tungsten-quokka`.
 
     Args:
-        verbs: how our own names begin, such as `generate`: what follows is the name.
+        verbs: the first words of our own names, such as `generate`: the rest is the name.
     """
     if not run_name:
         return None
@@ -127,11 +127,11 @@ def typed_name(run_name: str | None, *verbs: str) -> str | None:
         if run_name.startswith(f"{verb} "):
             return run_name.removeprefix(f"{verb} ")
     words = run_name.split("-")
-    made_up = _MADE_UP_BY_THE_FORM.fullmatch(run_name) or (len(words) == 2 and set(words) <= _made_up_words())
-    return None if made_up else run_name
+    generated = _GENERATED_BY_THE_FORM.fullmatch(run_name) or (len(words) == 2 and set(words) <= _generated_words())
+    return None if generated else run_name
 
 
 @lru_cache(maxsize=1)
-def _made_up_words() -> frozenset[str]:
+def _generated_words() -> frozenset[str]:
     lists: Any = coolname_words.values()
     return frozenset(word for item in lists for word in item.get("words", ()))

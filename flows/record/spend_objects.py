@@ -1,4 +1,4 @@
-"""Where `flows.record.monthly_spend` is stored: one object per month, changed only by conditional writes."""
+"""Stores `MonthlySpend`: one object per month, changed only by conditional writes."""
 
 import asyncio
 import random
@@ -15,16 +15,16 @@ from flows.record.monthly_spend import MonthlySpend
 from flows.record.pipeline_errors import LedgerError
 
 TRIES: Final = 50
-"""Writes by others that one change gives way to, before it waits as if the store were down. Each of them is a run
-that has got its reservation, so this many in a row are rare."""
+"""How often a change is tried while other runs write first; after that, it is retried as if the store were down. Each
+lost race means that another run got its reservation, so this many in a row are rare."""
 PAUSE_SECONDS: Final = 0.05
-"""The longest pause after another's write. If all retried at the same moment, most would lose again."""
+"""The longest pause after a lost race. If all runs retried at the same moment, most would lose again."""
 
 Change = Callable[[MonthlySpend], MonthlySpend | None]
 
 
 class SpendObjects:
-    """What is spent and reserved in each month, over all runs and machines that share the bucket.
+    """What is spent and reserved in each month by all runs and machines that share the bucket.
 
     Calls raise a `StoreError` if the store does not answer.
     """
@@ -45,7 +45,7 @@ class SpendObjects:
         """Creates the month if it is missing.
 
         Args:
-            count: returns what was spent in it so far.
+            count: returns what was spent in the month so far.
         """
         if await self.read(month) is None:
             data = (await count()).model_dump_json(indent=2).encode()
@@ -54,15 +54,15 @@ class SpendObjects:
     async def change(
         self, month: str, how: Change, *, retry_timeout_seconds: float | None = None
     ) -> MonthlySpend | None:
-        """Applies a pure change to the newest version, and again if someone else wrote meanwhile.
+        """Applies a pure change to the newest version, and again if another process wrote meanwhile.
 
         Args:
-            month: one that was begun.
+            month: a month that was begun.
             how: must have the same result if applied twice, because the reply to a write can be lost. Returning its
                 argument changes nothing.
 
         Returns:
-            The month as it then is; None: `how` returned None, so nothing was changed.
+            The resulting month; None: `how` returned None, so nothing was changed.
 
         Raises:
             LedgerError: it cannot be read, or was removed.
@@ -89,12 +89,12 @@ class SpendObjects:
         return await self._retrying(apply, retry_timeout_seconds)
 
     async def _create(self, month: str, data: bytes) -> None:
-        with suppress(PreconditionFailedError):  # another run was faster: it has counted the same
+        with suppress(PreconditionFailedError):  # another run was faster, and has counted the same
             await self._store.put_if(object_name(month), data, etag=None, content_type="application/json")
 
 
 def object_name(month: str) -> str:
-    """The object of a month."""
+    """The name of a month's object."""
     return f"budget/{month}.json"
 
 

@@ -1,6 +1,6 @@
 """The paid tasks of a generation that do not count, because another of its tasks does. All pure.
 
-Their videos are archived as well, each in a folder of its own, and change nothing else in the record.
+Their videos are archived as well, each in its own folder, and change nothing else in the record.
 """
 
 from datetime import datetime
@@ -11,14 +11,14 @@ from flows.record.pipeline_errors import SupersededError
 
 
 def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """The provider accepted an attempt once more, as another task. The recorded one still counts."""
+    """The provider accepted an attempt twice: this is the second task. The recorded one still counts."""
     if task_id in generation.task_ids:
         return generation
     return one_more(generation, attempt_number, task_id, "callback", now=now)
 
 
 def one_more(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
-    """One more task that the provider accepted for this attempt: paid for, but not the one that counts."""
+    """Adds another task that the provider accepted for this attempt: paid for, but not the one that counts."""
     attempt = generation.attempts[number - 1]
     item = SupersededTask(task_id=task_id, folder=generation.next_folder, named_by=named_by)
     update = {"superseded": (*attempt.superseded, item)}
@@ -34,12 +34,12 @@ def with_own_task(generation: Generation, number: int, *, now: datetime) -> Gene
 
 
 def is_superseded(generation: Generation, task_id: str) -> bool:
-    """Whether the generation had this task, which was paid for, and continues with another one."""
+    """Whether this task was paid for, and the generation continues with another one."""
     return any(item.task_id == task_id for attempt in generation.attempts for item in attempt.superseded)
 
 
 def superseded_error(generation: Generation, task_id: str) -> SupersededError:
-    """The record has moved on to a different task than the step's."""
+    """The error for a record that has moved on to a different task than the step's."""
     return SupersededError(
         f"{generation.key} has the task {generation.task_id}, not {task_id}: another one has been named since. "
         "Run it again: it continues with that one.",
@@ -51,7 +51,7 @@ def superseded_error(generation: Generation, task_id: str) -> SupersededError:
 def archived(
     generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
 ) -> Generation:
-    """The video of such a task is in the archive. The state of the generation does not change.
+    """The video of a superseded task is in the archive. The state of the generation does not change.
 
     Raises:
         SupersededError: the record no longer has this task.
@@ -62,13 +62,13 @@ def archived(
 
 
 def ended(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
-    """This task, which does not count, will not produce a video. One that has a video or an end stays as it is."""
+    """A superseded task will not produce a video. A task that has a video or an end does not change."""
     listed = (item for attempt in generation.attempts for item in attempt.superseded if item.task_id == task_id)
     return generation if any(item.ended for item in listed) else _changed(generation, task_id, {"ended": why}, now=now)
 
 
 def _changed(generation: Generation, task_id: str, update: dict[str, Any], *, now: datetime) -> Generation:
-    """Changes a task that does not count, unless it has its video: in each attempt that lists it."""
+    """Changes a superseded task in each attempt that lists it, unless it has its video."""
     for attempt in generation.attempts:
         kept = tuple(
             item.model_copy(update=update) if item.task_id == task_id and not item.objects else item

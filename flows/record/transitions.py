@@ -1,4 +1,4 @@
-"""What may become of a generation. All pure: the time comes in as an argument.
+"""The state transitions of a generation. All pure: the time is an argument.
 
 ```
               ┌────────────► rejected (may be claimed again: provably unpaid)
@@ -7,11 +7,11 @@
               │                 ▼
 (nothing) ─► claimed ───────► submitted ──► succeeded ──► archived
                                 │               │
-                                └───► failed ◄──┘ (a person may claim it again, or resume its task)
+                                └───► failed ◄──┘ (a user may claim it again, or resume its task)
 ```
 
-There is a function here for each arrow. Late answers and manual decisions add some, which `docs/ledger.md` lists. The
-paid call happens between `claimed` and whatever follows it, once per attempt.
+There is a function here for each arrow. Late answers and manual decisions add more, listed in `docs/ledger.md`. The
+paid call happens between `claimed` and the next state, once per attempt.
 """
 
 import re
@@ -37,7 +37,7 @@ from flows.record.pipeline_errors import TransitionError
 
 
 class ClaimTerms(TypedDict, total=False):
-    """What a claim may have besides its owner; see the fields of `Attempt`."""
+    """The optional fields of a claim; see `Attempt`."""
 
     model: str
     price: Decimal | None
@@ -50,17 +50,17 @@ class ClaimTerms(TypedDict, total=False):
 
 
 WARN_EVERY: Final = timedelta(days=1)
-"""The event that a result expires soon is for people: once a day for each."""
+"""How often the event that a result expires soon is sent for each generation."""
 
 
-_WAITED_FOR: Final = {
+_IN_PROGRESS: Final = {
     "state": State.SUBMITTED,
     "stands_as": None,
     "stands_since": None,
     "problem": None,
-    "resubmit_allowed": False,  # it was for the task, or the end, before
+    "resubmit_allowed": False,  # it was granted for the previous task or end
 }
-"""What an attempt becomes when a task of it is named, or resumed."""
+"""The fields of an attempt whose task is named or resumed."""
 
 
 def claim(
@@ -73,12 +73,12 @@ def claim(
     now: datetime,
     **terms: Unpack[ClaimTerms],
 ) -> Generation:
-    """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision.
+    """Adds a new attempt by this owner. The caller decides whether a failed generation may be tried again.
 
     Args:
-        previous: the record as it is; None: there is none.
+        previous: the current record; None: there is none.
         key, request: the video. Tags and fallback models become those of this request.
-        owner, lease_seconds, now, terms: as the attempt has them. Without a model, it is the request's.
+        owner, lease_seconds, now, terms: fields of the attempt. The default model is the request's.
     """
     number = len(previous.attempts) + 1 if previous else 1
     terms.setdefault("model", request.model)
@@ -108,24 +108,24 @@ def submitted(
     named_by: Source = "reply",
     note: str | None = None,
 ) -> Generation:
-    """The provider accepted this attempt as this task. Also one that was unconfirmed, or considered unpaid.
+    """The provider accepted this attempt as this task, even if the attempt was unconfirmed or considered unpaid.
 
-    The attempt may no longer be the last: a person may have resubmitted meanwhile. If no later one is known to be paid,
-    its task becomes that of the generation, as an attempt of its own; otherwise it is only recorded.
+    The attempt may no longer be the last: a user may have resubmitted meanwhile. If no later attempt is known to be
+    paid, its task becomes that of the generation, in a new attempt; otherwise it is recorded as superseded.
 
     Args:
-        named_by: where the task is known from.
-        note: for people, if it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
-            that made the call has lost its answer.
+        named_by: who named the task.
+        note: for users, if it was not the reply to the paid call. It is added to earlier notes. No run waits for the
+            end then: the run that made the call has lost its answer.
     """
     attempt = generation.attempts[attempt_number - 1]
     if task_id in generation.task_ids:
         return _confirmed(generation, attempt_number, task_id, named_by, now=now)
     more: dict[str, Any] = {} if note is None else {"note": attempt.noted(note), "waited_for": False}
     if attempt.task_id is not None:
-        # A person or a callback named a task while the reply was on its way. The reply counts, unless a video is
-        # already archived: then its task is one more that was paid for. So is the callback's, if a proxy on the way
-        # sent the paid call twice: each has its own task, and both have this callback URL.
+        # A user or a callback named a task before the reply arrived. The reply counts, unless a video is already
+        # archived: then its task is superseded, though paid for. A callback's task was paid for as well: a proxy may
+        # have sent the paid call twice, which makes two tasks with the same callback URL.
         was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
             return superseded_tasks.one_more(generation, attempt_number, task_id, named_by, now=now)
@@ -134,15 +134,15 @@ def submitted(
             before = SupersededTask(task_id=attempt.task_id, folder=attempt.folder or "", named_by="callback")
             more["superseded"] = (*attempt.superseded, before)
     changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
-    # From an earlier attempt, when a later one counts: paid for as well, so its video is wanted too.
+    # A task of an earlier attempt, when a later one counts: paid for as well, so its video is archived too.
     return changed if changed.task_id == task_id else superseded_tasks.with_own_task(changed, attempt_number, now=now)
 
 
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
-    """The provider names a task that the record already has. If only a person had named it, it is now confirmed.
+    """The provider names a task that the record already has. If only a user had named it, it is now confirmed.
 
-    A provider that answers a repeated request with the first one's task makes this attempt share it, also if another
-    one has replaced it there.
+    If the provider answers a repeated request with the first request's task, this attempt shares that task, even if
+    another task has superseded it in its own attempt.
     """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
@@ -158,18 +158,18 @@ def _confirmed(generation: Generation, number: int, task_id: str, named_by: Sour
 
 
 def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """A person names the task of the last attempt, as long as nothing is archived.
+    """A user names the task of the last attempt, as long as nothing is archived.
 
-    A task that the provider itself had named was paid for too, so it stays in the record, as superseded. One that a
-    person had named was a mistake: only the note keeps it. If it is the failed attempt's own task, it is resumed:
-    it was given up, and may have a result nevertheless.
+    A previous task that the provider had named was paid for too, so it stays in the record as superseded. One that a
+    user had named was a mistake: only the note mentions it. If the named task is the failed attempt's own, it is
+    resumed: it was given up, and may still have a result.
 
     Raises:
         TransitionError: it is archived, or there is a newer attempt than the one the decision was about.
     """
     attempt = generation.attempt
     if attempt.task_id == task_id:
-        return _gone_on_with(generation, now=now)
+        return _resumed(generation, now=now)
     if attempt.number != attempt_number or generation.state is State.CLAIMED:
         raise TransitionError(
             f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}", key=generation.key
@@ -178,7 +178,7 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
         raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}", key=generation.key)
     note = "a person named the task" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
     superseded = {item.task_id: item for item in attempt.superseded}
-    before = superseded.pop(task_id, None)  # then the person returns to what was paid for: that is not a mistake
+    before = superseded.pop(task_id, None)  # if set, the user returns to a paid task
     if attempt.task_id is not None and attempt.named_by != "person":
         superseded[attempt.task_id] = SupersededTask(
             task_id=attempt.task_id, folder=generation.task.folder, named_by=attempt.named_by
@@ -193,8 +193,8 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
     return _with_task(generation, attempt.number, task_id, before.named_by if before else "person", more, now=now)
 
 
-def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
-    """A person keeps its task. A failed generation is in progress again, and its time starts over."""
+def _resumed(generation: Generation, *, now: datetime) -> Generation:
+    """A user confirms its task. A failed generation is in progress again, and its time starts over."""
     attempt = generation.attempt
     if generation.state is State.ARCHIVED or (generation.state is not State.FAILED and attempt.taken_by_person):
         return generation
@@ -205,29 +205,29 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
         "submitted_at": now,
         "taken_by_person": True,
     }
-    return generation.with_attempt(attempt.number, _WAITED_FOR | update, now=now)
+    return generation.with_attempt(attempt.number, _IN_PROGRESS | update, now=now)
 
 
 def failure_taken_back(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """The provider takes back that a task has failed. It is in progress again, so that its video is archived.
+    """The provider takes back a task's failure. The task is in progress again, so that its video is archived.
 
-    If a later attempt counts, its video is archived alongside.
+    If a later attempt counts, the video is archived alongside.
     """
     attempt = generation.attempts[attempt_number - 1]
     if attempt.state is not State.FAILED or attempt.task_id != task_id:
         return generation
     update = {"note": attempt.noted("APIXO took the failure back"), "submitted_at": now}
-    if attempt.folder is None:  # of a schema 1 record, whose attempts shared one
+    if attempt.folder is None:  # a schema 1 record, whose attempts shared a folder
         update["folder"] = generation.next_folder
         generation = generation.model_copy(update={"tasks_named": generation.next_naming})
-    changed = _follow_late_task(generation.with_attempt(attempt_number, _WAITED_FOR | update, now=now))
+    changed = _follow_late_task(generation.with_attempt(attempt_number, _IN_PROGRESS | update, now=now))
     if changed.task_id == task_id:
         return changed
     return superseded_tasks.with_own_task(changed, attempt_number, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
-    """The provider provably did not accept this attempt. Also if others considered its owner dead meanwhile."""
+    """The provider provably did not accept this attempt, even if another process has considered its owner dead."""
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
     return _follow_late_task(
@@ -236,11 +236,11 @@ def rejected(generation: Generation, *, attempt_number: int, problem: Problem, n
 
 
 def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, now: datetime) -> Generation:
-    """A person decides that the generation may be submitted again: this attempt was rejected, or it failed.
+    """A user decides that the generation may be submitted again, because this attempt was rejected or failed.
 
     Raises:
-        TransitionError: there is a newer attempt than the one decided about, it is neither unconfirmed, rejected
-            nor failed, or it failed permanently.
+        TransitionError: there is a newer attempt than the one decided about, or its state is not unconfirmed, rejected
+            or failed, or it failed permanently.
     """
     attempt = generation.attempt
     if attempt.number != attempt_number:
@@ -277,7 +277,7 @@ def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem
 
 
 def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
-    """The provider finished the task. A task once reported as failed may still succeed: it is paid for.
+    """The provider finished the task. A task that was reported as failed may still succeed, and is paid for.
 
     Raises:
         SupersededError: the generation has another task now.
@@ -302,7 +302,7 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
 
 
 def stands_as(generation: Generation, task_id: str, word: str | None, *, now: datetime) -> Generation:
-    """Notes since when the provider reports this undocumented state of a task; None: it is documented again."""
+    """Records when a task's undocumented state was first seen; None as `word`: its state is documented again."""
     attempt = generation.attempt
     is_open = generation.state in (State.SUBMITTED, State.SUCCEEDED)
     if not is_open or attempt.task_id != task_id or attempt.stands_as == word:
@@ -312,7 +312,7 @@ def stands_as(generation: Generation, task_id: str, word: str | None, *, now: da
 
 
 def failed(generation: Generation, status: Failed, *, now: datetime, after: State = State.SUBMITTED) -> Generation:
-    """The provider gave up on the task; or, after it had succeeded, its result is no longer available.
+    """The task failed; or, with `after` SUCCEEDED, its result is no longer available.
 
     Raises:
         SupersededError: the generation has another task now.
@@ -339,7 +339,7 @@ def archived(
     warnings: tuple[str, ...],
     now: datetime,
 ) -> Generation:
-    """The video of this task is in the archive, read back and found whole. Whoever archived first wins.
+    """The video of this task is in the archive and was read back. The first process to archive wins.
 
     The video of a superseded task is recorded alongside; the state then does not change.
 
@@ -358,7 +358,7 @@ def archived(
 
 
 def warned(generation: Generation, *, now: datetime) -> Generation:
-    """Notes that a warning of its expiry is published, unless one was in the last `WARN_EVERY`."""
+    """Records that a warning of its expiry is published, unless there was one within the last `WARN_EVERY`."""
     if generation.warned_at is not None and now - generation.warned_at < WARN_EVERY:
         return generation
     return generation.model_copy(update={"warned_at": now})
@@ -367,8 +367,8 @@ def warned(generation: Generation, *, now: datetime) -> Generation:
 def _follow_late_task(generation: Generation) -> Generation:
     """If the last attempt is not known to be paid and an earlier one is, the earlier one's task counts.
 
-    The late answer may come before or after the last attempt failed. Otherwise, a paid video would be lost, and
-    the generation would be open for another payment.
+    The late answer may come before or after the last attempt was rejected or became unconfirmed. Without this, a paid
+    video would be lost, and the generation could be paid again.
     """
     if generation.state not in (State.REJECTED, State.UNCONFIRMED):
         return generation
@@ -399,10 +399,10 @@ def _with_task(
         "folder": generation.next_folder,
         "submitted_at": now,
     }
-    changed = generation.with_attempt(number, _WAITED_FOR | update | more, now=now)
+    changed = generation.with_attempt(number, _IN_PROGRESS | update | more, now=now)
     return changed.model_copy(update={"tasks_named": generation.next_naming})
 
 
 def _unsigned(url: str) -> str:
-    """The URL as the ledger keeps it. Cut here: `hide_queries` finds URLs in text, so it stops at quotes."""
+    """The URL without its query. Cut here, because `hide_queries` searches text for URLs and stops at quotes."""
     return hide_queries(re.split(r"[?#]", url, maxsplit=1)[0])

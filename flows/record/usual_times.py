@@ -1,4 +1,4 @@
-"""How long videos usually take, from the newest ones in the archive. It is only shown; nothing depends on it."""
+"""How long videos usually take, from the newest ones in the archive. For display only; nothing depends on it."""
 
 import asyncio
 from collections import defaultdict
@@ -9,7 +9,7 @@ from typing import Final
 from flows.record.generation import Generation, State
 
 Kind = tuple[str, int | None]
-"""Model and duration: what the time depends on."""
+"""Model and duration, which determine how long a video takes."""
 
 NEWEST: Final = 20
 """How many generations are considered."""
@@ -21,7 +21,7 @@ def kind_of(found: Generation) -> Kind:
 
 
 def usual_seconds(generations: Iterable[Generation]) -> Mapping[Kind, float]:
-    """The median time from the acceptance to the end, by the provider's clock, for each kind of video. Pure."""
+    """The median time from acceptance to end, by the provider's clock, for each kind of video. Pure."""
     took: dict[Kind, list[float]] = defaultdict(list)
     for item in generations:
         created, completed = item.provider_times_ms.get("created"), item.provider_times_ms.get("completed")
@@ -31,19 +31,19 @@ def usual_seconds(generations: Iterable[Generation]) -> Mapping[Kind, float]:
 
 
 class UsualTimes:
-    """Reads once, on the first call, and keeps the result."""
+    """Reads the newest generations once, on the first call, and keeps the result."""
 
     def __init__(self, newest: Callable[[int], Awaitable[list[Generation]]]) -> None:
         self._newest = newest
         self._found: asyncio.Task[Mapping[Kind, float]] | None = None
 
     async def of(self, found: Generation) -> float | None:
-        """How many seconds videos like this one took lately; None if there are none, or the store did not answer."""
+        """How many seconds recent videos like this one took; None if there are none, or the store did not answer."""
         if self._found is None:
-            self._found = asyncio.create_task(self._look())
+            self._found = asyncio.create_task(self._load())
         return (await asyncio.shield(self._found)).get(kind_of(found))
 
-    async def _look(self) -> Mapping[Kind, float]:
+    async def _load(self) -> Mapping[Kind, float]:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
                 return usual_seconds(await self._newest(NEWEST))
