@@ -218,9 +218,13 @@ class VideoModel(_Part):
         options = self.options.keys() | self.options_with_images.keys()
         if twice := COMMON & (options | ({self.ratio_field} - {"aspect_ratio"})):
             raise ValueError(f"{one_of(sorted(twice))} is a request field: it cannot be an option or the ratio_field")
-        named = {*self.ratio_modes, *(mode for option in self.options.values() for mode in option.modes)}
-        if unknown := named - self.modes.keys():
+        values = [value for option in self.options.values() for value in option.values.values()]
+        parts: list[Option | Value] = [*self.options.values(), *values]
+        if unknown := {*self.ratio_modes, *(mode for part in parts for mode in part.modes)} - self.modes.keys():
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its modes")
+        ratios = {ratio for value in values for ratio in value.ratios}
+        if not self.other_ratios and (unknown := ratios - set(self.ratios.values())):
+            raise ValueError(f"{one_of(sorted(unknown))} is not one of its ratios as they are sent")
         return self
 
     @property

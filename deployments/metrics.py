@@ -93,7 +93,7 @@ class Metrics:
         lag = gauge("sora_lag_seconds", about, ["until"])
         for until, lags in (("known", _lags(newest, "succeeded_at")), ("archived", _lags(newest, "archived_at"))):
             lag.labels(until).set(max(lags, default=0))
-        gauge("sora_day_videos", "Video files in the archive whose generation was claimed on this day (UTC).").set(len(day))
+        gauge("sora_day_videos", "Archived video files of generations claimed on this day (UTC).").set(len(day))
         gauge("sora_day_bytes", "Bytes of those files.").set(sum(item.size_bytes for item in day))
         return generate_latest(registry)
 

@@ -114,8 +114,11 @@ async def run_in_shards(
         shares = await _stored_shares(resources.store, folder, shares)
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.reload(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
-    for name in await resources.store.names(folder):
-        await resources.store.remove(name)
+    try:
+        for name in await resources.store.names(folder):
+            await resources.store.remove(name)
+    except StoreError as error:  # the batch has ended all the same
+        run_logger().warning("%s in the bucket could not be removed: %s", folder, error)
     return summary
 
 
@@ -183,7 +186,7 @@ async def _wait_for_earlier(
             return
         if clock.monotonic() >= ends:
             run_logger().warning(
-                "%s of an earlier try not ended after %.0f s. Both tries together may exceed the limits.",
+                "%s of an earlier try did not end within %.0f s. Both tries together may exceed the limits.",
                 counted(len(others), "shard"), timeout_seconds,
             )  # fmt: skip
             return

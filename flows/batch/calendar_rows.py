@@ -20,8 +20,8 @@ from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
 MAX_PROBLEMS: Final = 12
-"""How many problems of one row are reported: one for each field. A line of junk can have 50,000, and 5,000 such lines with 50 each made a
-table of 37 MB for the Prefect UI."""
+"""How many problems of one row are reported: one for each field. A line of junk can have 50,000. 5,000 such lines with
+50 each made a table of 37 MB for the Prefect UI."""
 ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
 """Characters and length of an id. A key has at most 128: a flow run's id (36), a hyphen, and this id (91)."""
 MAX_SHOWN_CHARACTERS: Final = 80

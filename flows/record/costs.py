@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from flows.record.generation import Attempt, Generation, State
 from flows.record.monthly_spend import Ceilings, MonthlySpend
-from flows.record.payments import UNCLEAR, all_payments
+from flows.record.payments import UNCLEAR, Payment, all_payments
 
 Group = Literal["model", "tag", "batch", "day"]
 Fate = Literal["archived", "open", "unclear", "failed"]
@@ -90,9 +90,13 @@ def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
     return _summed(generations, month, lambda _found, _attempt: ("total",))
 
 
-def fate(generation: Generation, attempt: Attempt) -> Fate:
+def fate(payment: Payment) -> Fate:
     """What came of a payment. A task from a late answer is in two attempts: the later one counts."""
-    same = [item for item in generation.attempts if item.task_id == attempt.task_id] if attempt.task_id else [attempt]
+    attempts, task_id = payment.generation.attempts, payment.task_id
+    for task in payment.attempt.superseded:
+        if task.task_id == task_id:
+            return "archived" if task.objects else "failed" if task.ended is not None else "open"
+    same = [item for item in attempts if item.task_id == task_id] if task_id else [payment.attempt]
     state = same[-1].state
     if state in UNCLEAR:
         return "unclear"
@@ -103,7 +107,8 @@ def fate(generation: Generation, attempt: Attempt) -> Fate:
 
 def _summed(generations: Iterable[Generation], month: str, groups: Groups) -> list[CostRow]:
     rows: dict[tuple[str, str], CostRow] = {}
-    for found, attempt in all_payments(generations):
+    for payment in all_payments(generations):
+        found, attempt, _ = payment
         for group in groups(found, attempt) if _day(attempt).startswith(month) else ():
             currency = attempt.currency or ""
             row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
@@ -111,7 +116,7 @@ def _summed(generations: Iterable[Generation], month: str, groups: Groups) -> li
             if attempt.price is None:
                 row.unpriced += 1
             else:
-                what = fate(found, attempt)
+                what = fate(payment)
                 setattr(row, what, getattr(row, what) + attempt.price)
     return [row for _, row in sorted(rows.items())]
 

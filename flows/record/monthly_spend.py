@@ -20,9 +20,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from flows.record.generation import Attempt, Generation, StoredModel
+from flows.record.generation import Generation, StoredModel
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
-from flows.record.payments import UNCLEAR, all_payments
+from flows.record.payments import UNCLEAR, Payment, all_payments
 
 WARN_AT: Final = Decimal("0.8")
 """The fraction of a ceiling from which an event warns that the money is running low, once per period."""
@@ -185,13 +185,13 @@ def resolve(month: MonthlySpend, item: UnclearSpend, use: Use) -> MonthlySpend:
 
 def use_of(generations: Iterable[Generation], reservation: str) -> Use:
     """What these generations used of a reservation."""
-    return _use(item for item in all_payments(generations) if item[1].reservation == reservation)
+    return _use(item for item in all_payments(generations) if item.attempt.reservation == reservation)
 
 
 def use_of_attempt(generation: Generation | None, number: int) -> Use:
     """What one attempt cost; nothing without a record, because then nothing was ever claimed."""
     found = [] if generation is None else [generation]
-    return _use(item for item in all_payments(found) if item[1].number == number)
+    return _use(item for item in all_payments(found) if item.attempt.number == number)
 
 
 def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
@@ -200,11 +200,11 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
     Args:
         generations: all that may have been claimed in the month.
     """
-    by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
-    for found, attempt in all_payments(generations):
-        day = attempt.claimed_at.astimezone(UTC).date()
+    by_day: dict[date, list[Payment]] = {}
+    for payment in all_payments(generations):
+        day = payment.attempt.claimed_at.astimezone(UTC).date()
         if month_of(day) == month_of(first):
-            by_day.setdefault(day, []).append((found, attempt))
+            by_day.setdefault(day, []).append(payment)
     uses = {day: _use(paid) for day, paid in by_day.items()}
     return MonthlySpend(
         spent={day: use.spent for day, use in uses.items() if use.spent},
@@ -244,9 +244,9 @@ def _unclear(day: date, use: Use) -> tuple[UnclearSpend, ...]:
     )
 
 
-def _use(paid: Iterable[tuple[Generation, Attempt]]) -> Use:
+def _use(paid: Iterable[Payment]) -> Use:
     spent, unclear = Decimal(0), list[tuple[str, int, Decimal]]()
-    for found, attempt in paid:
+    for found, attempt, _ in paid:
         price = attempt.price or Decimal(0)
         if attempt.state in UNCLEAR:
             unclear.append((found.key, attempt.number, price))

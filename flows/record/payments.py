@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from blocks.prices import Price, price_of
 from flows.record.generation import Attempt, Generation, State
@@ -14,23 +14,36 @@ UNCLEAR: Final = frozenset({State.CLAIMED, State.UNCONFIRMED})
 """States of an attempt in which it is unknown whether it was paid."""
 
 
-def payments(generation: Generation) -> list[Attempt]:
-    """The attempt of each actual or possible payment."""
-    found: list[Attempt] = []
+class Payment(NamedTuple):
+    """An actual or possible payment.
+
+    Attributes:
+        generation, attempt: what it was made for.
+        task_id: the task that was accepted; None: it is unknown whether one was.
+    """
+
+    generation: Generation
+    attempt: Attempt
+    task_id: str | None
+
+
+def payments(generation: Generation) -> list[Payment]:
+    """All actual and possible payments for a generation."""
+    found: list[Payment] = []
     seen: set[str] = set()
     for attempt in generation.attempts:
         if attempt.task_id is None and attempt.state not in NOT_PAID:
-            found.append(attempt)
+            found.append(Payment(generation, attempt, None))
         # A task from a late answer is in two attempts but was paid once. Superseded tasks were paid as well.
         new = attempt.task_ids - seen
-        found += [attempt] * len(new)
+        found += [Payment(generation, attempt, task_id) for task_id in sorted(new)]
         seen |= new
     return found
 
 
-def all_payments(generations: Iterable[Generation]) -> Iterator[tuple[Generation, Attempt]]:
-    """Each payment for these generations, with the generation."""
-    return ((found, attempt) for found in generations for attempt in payments(found))
+def all_payments(generations: Iterable[Generation]) -> Iterator[Payment]:
+    """All actual and possible payments for these generations."""
+    return (payment for generation in generations for payment in payments(generation))
 
 
 def paid_attempts(generation: Generation | None) -> int:
@@ -57,5 +70,5 @@ def _prices_paid(generation: Generation, prices: Mapping[str, Price]) -> list[De
         price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
         if attempt.price is None
         else attempt.price
-        for attempt in payments(generation)
+        for _, attempt, _ in payments(generation)
     ]

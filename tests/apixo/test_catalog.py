@@ -270,6 +270,8 @@ def catalog_with(**changed: Any) -> str:
         (catalog_with(options={"duration": {"type": "integer"}}), "duration is a request field"),
         (catalog_with(options_with_images={"image_urls": []}), "image_urls is a request field"),
         (catalog_with(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
+        (catalog_with(options={"size": {"values": {"X": {"modes": ["b"]}}}}), "b is not one of its modes"),
+        (catalog_with(options={"size": {"values": {"X": {"ratios": ["5:4"]}}}}), "5:4 is not one of its ratios"),
         (
             catalog_with(options={"size": {"values": {"x": {"images": [3, 1]}}}}),
             "images: must be a minimum of 0 or more",

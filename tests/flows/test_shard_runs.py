@@ -232,4 +232,4 @@ async def test_unfinished_shards_of_an_earlier_try_are_a_warning(
 ) -> None:
     stage.earlier = [stage.run(StateType.RUNNING, share=f"{FOLDER}other/1.json")]
     assert (await stage.generate(rows(None), key)).counts == {"archived": 1}
-    assert "1 shard of an earlier try not ended after" in caplog.text
+    assert "1 shard of an earlier try did not end within" in caplog.text

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from apixo import Failed, Succeeded, VideoRequest
-from flows.record import transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.costs import CostRow, Group, costs, fate, total_costs
 from flows.record.generation import ArchivedObject, Generation, Owner, Problem
+from flows.record.payments import payments
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PROBLEM = Problem(kind="x", message="no")
@@ -98,6 +99,25 @@ def test_late_task_adopted_by_later_attempt_counts_once_with_its_outcome() -> No
     again = rejected(claimed("a", over=freed))
     late = transitions.submitted(again, attempt_number=1, task_id="t", now=NOW)
     ended = transitions.failed(late, Failed(task_id="t", state="failed", fail_code="", fail_message=""), now=NOW)
-    assert fate(ended, ended.attempts[0]) == "failed"
+    assert [fate(payment) for payment in payments(ended)] == ["failed"]
     (row,) = total_costs([ended], "2026-11")
     assert [row.payments, row.failed, row.total] == [1, 2, 2]
+
+
+def test_superseded_task_has_its_own_outcome() -> None:
+    found = superseded_tasks.also_taken(submitted(claimed("a")), attempt_number=1, task_id="second", now=NOW)
+    status = Failed(task_id="a1", state="failed", fail_code="", fail_message="")
+    found = transitions.failed(found, status, now=NOW)
+
+    def outcomes() -> dict[str | None, str]:
+        return {payment.task_id: fate(payment) for payment in payments(found)}
+
+    assert outcomes() == {"a1": "failed", "second": "open"}
+    (task,) = found.attempt.superseded
+    for change, outcome in (
+        ({"ended": "it failed"}, "failed"),
+        ({"objects": archived(claimed("b")).objects}, "archived"),
+    ):
+        changed = found.attempt.model_copy(update={"superseded": (task.model_copy(update=change),)})
+        found = found.model_copy(update={"attempts": (changed,)})
+        assert outcomes() == {"a1": "failed", "second": outcome}
