@@ -33,6 +33,8 @@ from flows.signals.events import DELIVERY_TIMEOUT_SECONDS, EventConnection
 
 CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
+CHECKS_READ: Final = 10
+"""How many of the last `check-setup` runs are searched for their table."""
 WAITS_AT_MOST: Final = timedelta(minutes=15)
 """Longer than any run of the collector, except for a first one with thousands of videos."""
 
@@ -97,23 +99,22 @@ async def code_of_worker(client: PrefectClient) -> Finding:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED]))
         ),
         sort=FlowRunSort.END_TIME_DESC,
-        limit=1,
+        limit=CHECKS_READ,
     )
-    found = (
-        await client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                key=ArtifactFilterKey(any_=[ARTIFACT_KEY]),
-                flow_run_id=ArtifactFilterFlowRunId(any_=[ended[0].id]),
-            ),
-            limit=1,
-        )
-        if ended
-        else []
+    artifacts = await client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            key=ArtifactFilterKey(any_=[ARTIFACT_KEY]),
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in ended]),
+        ),
+        limit=CHECKS_READ,
     )
-    seen = code_in(found[0].data) if found else None
-    if seen is None:
+    tables = {artifact.flow_run_id: artifact.data for artifact in artifacts}
+    # A check that could not start has no table.
+    last = next((found for found in ended if found.id in tables), None)
+    seen = code_in(tables[last.id]) if last else None
+    if last is None or seen is None:
         return Finding.warning(name, f"unknown: no check has run on a worker yet. Run: {run}")
-    at = f"as {ended[0].name!r} of {ended[0].end_time:%Y-%m-%d %H:%M} UTC found"
+    at = f"as {last.name!r} of {last.end_time:%Y-%m-%d %H:%M} UTC found"
     if seen != here:
         remedy = f"Install the same version on both, restart the worker, then: {run}"
         return Finding.warning(name, f"{seen}, {at}, but here it is {here}. {remedy}")

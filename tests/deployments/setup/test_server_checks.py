@@ -10,7 +10,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow_async
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Pending, Scheduled
+from prefect.states import Crashed, Failed, Pending, Scheduled
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup import server_checks
@@ -119,6 +119,9 @@ async def test_code_of_worker_is_read_from_its_last_check_setup_run(
             found = await server_checks.code_of_worker(client)
             assert found.outcome == outcome
             assert code in found.detail
+        broken = await client.create_flow_run_from_deployment(deployment_id, state=Scheduled())
+        assert await state_after(client, broken.id, Failed()) == "Failed"  # it could not start, so it has no table
+        assert await server_checks.code_of_worker(client) == found
     assert "restart the worker" in found.detail
 
 
