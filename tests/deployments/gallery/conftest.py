@@ -11,7 +11,7 @@ import pytest
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from deployments.gallery.app import create_app
-from tests.deployments.gallery.shown import NOW, Gallery, NoPrefect, OpenGallery
+from tests.deployments.gallery.sample_records import NOW, Gallery, NoPrefect, OpenGallery
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from blocks import VideoArchive
 from deployments.connection import SetupError
 from deployments.gallery.access import COOKIE, MOST_WRONG, SESSION_SECONDS, WRONG_SECONDS, Access, TooManyError
 from deployments.gallery.app import check_password
-from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, OpenGallery
+from tests.deployments.gallery.sample_records import GUARDED, PASSWORD, SECRET, OpenGallery
 
 
 def make_block(**fields: object) -> VideoArchive:

@@ -15,7 +15,7 @@ from deployments.gallery.app import create_app
 from deployments.gallery.delivery import redirects
 from deployments.gallery.index import ArchiveIndex
 from flows.record.generation import Generation, State
-from tests.deployments.gallery.shown import (
+from tests.deployments.gallery.sample_records import (
     GUARDED,
     PASSWORD,
     VIDEO,

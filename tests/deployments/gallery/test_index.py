@@ -11,7 +11,7 @@ from blocks.store_errors import StoreUnavailableError
 from deployments.gallery.index import FRESH_SECONDS, ArchiveIndex
 from flows.record.generation import State
 from flows.record.ledger import Entry, Ledger
-from tests.deployments.gallery.shown import NOW, make_generation, put_generations
+from tests.deployments.gallery.sample_records import NOW, make_generation, put_generations
 
 
 async def test_only_new_or_changed_records_are_read_again(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,14 @@ from deployments.gallery.delivery import download_name
 from deployments.gallery.filters import Filters, menus
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
-from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, make_generation, put_generations
+from tests.deployments.gallery.sample_records import (
+    GUARDED,
+    NOW,
+    PASSWORD,
+    OpenGallery,
+    make_generation,
+    put_generations,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",

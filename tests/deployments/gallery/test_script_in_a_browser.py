@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from blocks.object_store import ObjectStore
-from tests.deployments.gallery.shown import NOW, OpenGallery, make_generation, put_generations
+from tests.deployments.gallery.sample_records import NOW, OpenGallery, make_generation, put_generations
 from tests.e2e.browser import CHROMIUM, open_browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")

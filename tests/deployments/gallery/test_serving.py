@@ -15,7 +15,7 @@ from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from tests.deployments.cli.sora import Process, Sora, one_line
-from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, make_generation, put_generations
+from tests.deployments.gallery.sample_records import GUARDED, PASSWORD, SECRET, make_generation, put_generations
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 from tests.support.fork_server import ForkServer
