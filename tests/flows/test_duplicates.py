@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect import flow
 
-from deployments.sandbox import SandboxServer
+from deployments.sandbox import Fault, SandboxServer
 from flows.batch.calendar_rows import BatchItem
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.paid_call import Outcome
 from flows.record.indexes import request_name
 from flows.record.ledger import Entry
-from flows.record.pipeline_errors import DuplicateRequestError, LedgerError
+from flows.record.pipeline_errors import DuplicateRequestError, LedgerError, SubmissionRejectedError
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
@@ -104,6 +104,19 @@ async def test_duplicate_request_is_logged_or_with_refuse_duplicates_rejected(
     await Submission(f"{key}-wanted", KITE, resources).run()
     assert f"{key}-wanted requests the same video as {key}" in caplog.text
     assert len(sandbox.record.submits()) == 2
+
+
+async def test_rejected_key_is_checked_for_duplicates_again_on_its_rerun(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """The same video may have been paid for under another key since."""
+    sandbox.faults.add(Fault(call="submit", kind="http_400"))
+    with pytest.raises(SubmissionRejectedError):
+        await Submission(key, KITE, resources, Terms(refuse_duplicates=True)).run()
+    await Submission(f"{key}-second", KITE, resources, Terms(refuse_duplicates=True)).run()
+    with pytest.raises(DuplicateRequestError, match=f"the same video as {key}-second.*nothing was sent"):
+        await Submission(key, KITE, resources, Terms(refuse_duplicates=True)).run()
+    assert len(sandbox.record.charged()) == 1
 
 
 async def test_racing_duplicates_with_refuse_duplicates_are_paid_once(

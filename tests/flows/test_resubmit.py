@@ -1,6 +1,7 @@
 """What may be paid again, and how answers that arrive after a manual decision are handled."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,25 @@ async def test_failed_generation_is_submitted_again_only_if_a_user_allows_it(
     assert again.state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 2
     assert len(again.attempts) == 2
+
+
+async def test_grant_does_not_apply_to_a_failure_that_came_after_the_run_began(
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run wins the claim that the grant was for, and its task fails as well."""
+    await failed_generation(key, resources, sandbox)
+    pay = resources.payments.run
+
+    async def after_another_run(work: Any, report: Any) -> Any:
+        monkeypatch.undo()
+        await Submission(key, KITE, resources, Terms(may_submit_again=_grant_always)).run()
+        await fail(key, resources, sandbox)
+        return await pay(work, report)
+
+    monkeypatch.setattr(resources.payments, "run", after_another_run)
+    with pytest.raises(VideoFailedError, match="--resubmit"):
+        await Submission(key, KITE, resources, Terms(may_submit_again=_grant_always)).run()
+    assert len(sandbox.record.submits()) == 2
 
 
 @pytest.mark.parametrize("fail_code", ["CONTENT_VIOLATION", "INVALID_IMAGE_URL"])
