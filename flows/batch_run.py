@@ -285,7 +285,8 @@ class Batch:
         if found.state is State.FAILED and not known and isinstance(found.failure(), InsufficientCreditsError):
             rejection = found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem)
             self.stop.account_rejected(rejection)
-        if found.state is State.SUCCEEDED:
+        passes_by_itself = isinstance(error, SoraError) and error.retryable
+        if found.state is State.SUCCEEDED and not passes_by_itself:
             self.stop.not_archived(problem)
         if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)

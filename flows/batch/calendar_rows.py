@@ -193,7 +193,9 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
                 break
         else:
             break
-        found += [_problem(detail) for detail in details[:MAX_PROBLEMS]]
+        # The allowed fields are listed once for each row: a row can have many fields that do not exist.
+        unknown = next((detail for detail in details if detail["loc"][0] not in FIELDS), None)
+        found += [_problem(detail, lists_allowed=detail is unknown) for detail in details[:MAX_PROBLEMS]]
         count += len(details)
         # Pydantic checks the row as a whole only once every field is valid. So validate again without the invalid ones.
         wrong = {str(detail["loc"][0]) for detail in details}
@@ -246,10 +248,11 @@ def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
     return remaining
 
 
-def _problem(detail: ErrorDetails) -> RowProblem:
+def _problem(detail: ErrorDetails, *, lists_allowed: bool) -> RowProblem:
     name = str(detail["loc"][0])
     if name not in FIELDS:
-        return RowProblem(field=shown(name), message=f"is not a field{suggestion(name)}. {allowed_fields()}")
+        allowed = f". {allowed_fields()}" if lists_allowed else ""
+        return RowProblem(field=shown(name), message=f"is not a field{suggestion(name)}{allowed}")
     message = {"missing": "is missing", UNSUPPORTED: detail["msg"]}.get(detail["type"], ALLOWED[name])
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
 

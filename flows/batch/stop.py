@@ -80,7 +80,11 @@ class Stop:
         self._not_archived = 0
 
     def not_archived(self, problem: str) -> None:
-        """Records that a finished video could not be archived. Stops submitting after `NOT_ARCHIVED_IN_A_ROW`."""
+        """Records that a finished video could not be archived, for a reason that does not pass by itself.
+
+        Stops submitting after `NOT_ARCHIVED_IN_A_ROW`. An outage does not count: APIXO keeps results for days, and the
+        collector archives them.
+        """
         self._not_archived += 1
         if self._not_archived < NOT_ARCHIVED_IN_A_ROW or self.reason is not None:
             return

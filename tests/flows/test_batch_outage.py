@@ -123,6 +123,17 @@ async def test_batch_stops_paying_if_its_videos_cannot_be_archived(
     assert len(sandbox.record.submits()) == count
 
 
+async def test_outage_of_the_result_host_does_not_stop_the_batch(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    """APIXO keeps the results for days, and the collector archives them."""
+    sandbox.faults.add(Fault(call="result", kind="http_500", times=-1))
+    summary = await run(stored, key, 5, 50.0, max_in_flight=1)
+    assert states(summary) == {"succeeded": 5}
+    assert summary.blocked is None
+    assert len(sandbox.record.submits()) == 5
+
+
 async def test_isolated_archive_failures_do_not_stop_the_batch(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:

@@ -122,6 +122,13 @@ def test_every_problem_of_a_row_is_reported(fields: dict[str, Any], expected: se
     assert len(row.problems) == len(expected)
 
 
+def test_allowed_fields_are_listed_once_for_a_row_with_many_unknown_fields() -> None:
+    problems = problems_of(check_row(1, {"prompt": "A kite", "colour": 1, "promt": 2, "sound": 3}))
+    assert [problem.partition(":")[0] for problem in problems] == ["'colour'", "'promt'", "'sound'"]
+    assert ["Allowed are" in problem for problem in problems] == [True, False, False]
+    assert "did you mean prompt?" in problems[1]
+
+
 def test_junk_row_reports_first_problems_and_counts_the_rest() -> None:
     problems = problems_of(check_row(1, {"prompt": "A kite", "image_urls": ["junk"] * 40_000}))
     assert len(problems) == MAX_PROBLEMS + 1
