@@ -8,6 +8,7 @@ be stored. So the probe makes the same calls as a run, through the same clients.
 import asyncio
 import contextlib
 import json
+import random
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,6 +43,9 @@ BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
 RACERS: Final = 32
 TRIES: Final = 20
 """How often the probe's change is tried if other processes with the same check are faster each time."""
+CONFLICT_PAUSE_SECONDS: Final = 0.02
+"""The longest pause after the first conflict; it doubles with each one. The pauses are random, so they differ."""
+MOST_CONFLICT_PAUSE_SECONDS: Final = 1.0
 
 _JSON: Final = "application/json"
 _LABELS: Final = {
@@ -273,7 +277,7 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
 async def _prove_change(store: ObjectStore) -> None:
     """Changes the probe with the etag from a read, like every change of a record."""
     before: StoredObject | None = None
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         found = await _read_probe(store)
         if before is not None and found.data == before.data:
             raise StoreUnfitError(_own_etag_rejected(before.etag, found.etag))
@@ -281,6 +285,9 @@ async def _prove_change(store: ObjectStore) -> None:
             await store.put_if(PROBE, _data(), etag=found.etag, content_type=_JSON)
         except PreconditionFailedError:  # changed since the read, or the etag is not the one that the store knows
             before = found
+            # Many processes may start at once, and only one of them wins each round.
+            longest = min(CONFLICT_PAUSE_SECONDS * 2**attempt, MOST_CONFLICT_PAUSE_SECONDS)
+            await asyncio.sleep(random.uniform(0, longest))
         else:
             return
     raise StoreUnavailableError(f"Others changed {PROBE} {TRIES} times in a row.")

@@ -13,7 +13,16 @@ import pytest
 
 import blocks.probe
 from blocks.object_store import PROBE, ObjectStore
-from blocks.probe import LARGE_BYTES, RACED, ensure_ready, problems, prove, prove_large_upload, prove_race
+from blocks.probe import (
+    LARGE_BYTES,
+    RACED,
+    _prove_change,
+    ensure_ready,
+    problems,
+    prove,
+    prove_large_upload,
+    prove_race,
+)
 from blocks.store_errors import StoreRefusedError, StoreUnavailableError, StoreUnfitError
 
 from .conftest import OpenStore, archive
@@ -210,6 +219,12 @@ async def test_concurrent_probes_of_a_new_store_do_not_interfere(open_store: Ope
         block = archive(endpoint)
         await asyncio.gather(*(prove(open_store(block)) for _ in range(8)))
     assert list(small.objects) == [PROBE]
+
+
+async def test_many_processes_that_probe_at_once_all_get_their_turn(minio_store: ObjectStore) -> None:
+    """Each round has one winner, so many processes that retry at the same pace would need as many rounds."""
+    await ensure_ready(minio_store, also=(PROBE,))
+    await asyncio.gather(*(_prove_change(minio_store) for _ in range(100)))
 
 
 async def test_store_proven_by_an_earlier_version_is_proven_again(open_store: OpenStore) -> None:

@@ -30,7 +30,7 @@ def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
         "initial_wait_seconds": 0.1,
         "poll_interval_seconds": 0.1,
         "deadline_seconds": 20,
-        "submit_timeout_seconds": 1.5,
+        "submit_timeout_seconds": 3,
         "retry_delay_seconds": 0.01,
         "allow_private_hosts": True,
     }

@@ -72,21 +72,21 @@ def test_server_stops_immediately_with_requests_in_progress(http: httpx.Client) 
     sandbox.stop()
 
 
-def test_temporary_folder_is_removed_and_configured_folder_is_kept(http: httpx.Client, tmp_path: Path) -> None:
-    def folders() -> set[Path]:
-        return set(Path(tempfile.gettempdir()).glob("apixo-sandbox-*"))
-
-    before = folders()
+def test_temporary_folder_is_removed_and_configured_folder_is_kept(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     with SandboxServer(SandboxSettings(speed=2000, video_height=90)) as sandbox:
         Caller(sandbox.base_url, http, KEY).video_url()
-        (new,) = folders() - before
-        assert len(list(new.glob("*.mp4"))) == 1
-    assert not new.exists()
-    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=tmp_path)) as sandbox:
+        assert len(list(temporary.glob("apixo-sandbox-*/*.mp4"))) == 1
+    assert list(temporary.iterdir()) == []
+    (kept := tmp_path / "kept").mkdir()
+    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=kept)) as sandbox:
         call = Caller(sandbox.base_url, http, KEY)
         for _ in range(3):
             call.video_url()
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(kept.iterdir())) == 1
 
 
 def test_two_servers_run_independently(start_sandbox: StartSandbox, http: httpx.Client) -> None:
@@ -130,26 +130,22 @@ async def test_caller_that_disconnects_during_submit_gets_no_reply() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_server_exits_cleanly_on_a_signal(http: httpx.Client, number: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    code = (
-        "import socket; from deployments.sandbox import SandboxSettings, serve;"
-        f"listener = socket.create_server(('127.0.0.1', {port}));"
-        "serve(SandboxSettings(speed=500, video_height=90), listener); print('ended')"
-    )
     root = Path(deployments.sandbox.__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
-    )
+    # The child gets a socket that listens already: a free port could be taken before the child is up.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code = (
+            "import socket; from deployments.sandbox import SandboxSettings, serve;"
+            f"listener = socket.socket(fileno={listener.fileno()});"
+            "serve(SandboxSettings(speed=500, video_height=90), listener); print('ended')"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=dict(os.environ), pass_fds=[listener.fileno()],
+        )  # fmt: skip
+        port = listener.getsockname()[1]
     try:
-        call = Caller(f"http://127.0.0.1:{port}", http, KEY)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                call.task()
-                break
-            except httpx.ConnectError:
-                time.sleep(0.05)
+        reply = Caller(f"http://127.0.0.1:{port}", http, KEY).submit(timeout_seconds=60)  # waits until the child is up
+        assert reply.json()["code"] == 200
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     finally:
