@@ -222,7 +222,10 @@ class VideoModel(_Part):
         parts: list[Option | Value] = [*self.options.values(), *values]
         if unknown := {*self.ratio_modes, *(mode for part in parts for mode in part.modes)} - self.modes.keys():
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its modes")
+        own = self.options.get(self.ratio_field)  # the ratio may be given as an option, too
         ratios = {ratio for value in values for ratio in value.ratios}
+        if own is not None:
+            ratios = ratios - set(map(str, own.allowed)) if own.allowed else set()
         if not self.other_ratios and (unknown := ratios - set(self.ratios.values())):
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its ratios as they are sent")
         return self

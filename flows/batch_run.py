@@ -39,6 +39,7 @@ from flows.record.pipeline_errors import (
     DuplicateRequestError,
     KeyConflictError,
     LedgerError,
+    SupersededError,
     UnconfirmedError,
 )
 from flows.resources import PayingResources, Resources
@@ -259,9 +260,14 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - a bug in one row must not end the others
             run_logger().exception("%s failed with an unexpected error.", key)
             return await self._failed(row, error)
-        if made.state is State.ARCHIVED:
+        if made.state is State.ARCHIVED and not self._was_finished(key):
             self.stop.archived()
         return self._recorded(row, made)
+
+    def _was_finished(self, key: str) -> bool:
+        """Whether APIXO had finished the video before this run."""
+        before = self._before.get(key)
+        return before is not None and before.state in (State.SUCCEEDED, State.ARCHIVED)
 
     async def _failed(self, row: Row, error: Exception) -> BatchRow:
         key = row.item.key(self.key)
@@ -285,11 +291,11 @@ class Batch:
         if found.state is State.FAILED and not known and isinstance(found.failure(), InsufficientCreditsError):
             rejection = found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem)
             self.stop.account_rejected(rejection)
-        passes_by_itself = isinstance(error, SoraError) and error.retryable
-        if found.state is State.SUCCEEDED and not passes_by_itself:
-            self.stop.not_archived(problem)
         if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
+        may_pass = isinstance(error, SupersededError) or (isinstance(error, SoraError) and error.retryable)
+        if found.state is State.SUCCEEDED and not may_pass and not self._was_finished(key):
+            self.stop.not_archived(problem)
         return self._recorded(row, found, problem=problem)
 
     async def _check(self, row: Row) -> BatchRow:

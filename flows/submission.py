@@ -156,6 +156,10 @@ class Submission:
             )
             await self._resources.clock.sleep(pause)
             return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
+        # What allowed this may be long past: an earlier attempt's failed task may have succeeded since.
+        polled = await recheck_failure(entry, self._resources)
+        if polled is not entry:
+            return polled
         if not entry.generation.may_be_paid:
             await self._check_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)

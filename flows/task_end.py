@@ -2,16 +2,18 @@
 
 from datetime import timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 from apixo import (
     ApixoError,
     AuthenticationError,
+    BadRequestError,
     Failed,
+    GivenUpError,
     NotSentError,
     Pending,
     Processing,
-    RefusedError,
     Status,
     Succeeded,
     UnknownState,
@@ -138,25 +140,27 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
 async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
     """Polls a failed task once more before it is paid for again: APIXO may take a failure back, or we had given it up.
 
-    If APIXO now has a result, the task is in progress again. So is a task that APIXO had reported as failed and now
-    reports as in progress. A task that was given up may still be in progress; the user has decided not to wait any
-    longer. A task whose result has become unavailable is not polled.
+    This is the task of the last attempt that was not rejected. If APIXO now has a result, the task has succeeded. If
+    APIXO had reported it as failed and now reports it as in progress, it is in progress again. A task that was given up
+    may still be in progress; the user has decided not to wait any longer. A task whose result has become unavailable
+    is not polled.
 
     Returns:
-        The resulting record; the same entry object if the task may be paid for again.
+        The resulting record; the same entry object if no task has failed, or it may be paid for again.
 
     Raises:
         SubmissionRejectedError: APIXO had reported it as failed, and there is no usable answer now.
     """
     found = entry.generation
-    attempt = found.attempt
-    if attempt.task_id is None or (attempt.problem and attempt.problem.code == NO_RESULT):
+    attempt = next((item for item in reversed(found.attempts) if item.state is not State.REJECTED), None)
+    problem = attempt.problem if attempt is not None and attempt.state is State.FAILED else None
+    if attempt is None or attempt.task_id is None or problem is None or problem.code == NO_RESULT:
         return entry
+    was_given_up = problem.kind == GivenUpError.__name__
     try:
         status = await resources.client.status(attempt.task_id, model=attempt.model)
     except ApixoError as error:
-        # APIXO does not know the task, or rejects the key or the account, and would then reject the paid call as well.
-        if found.given_up or (isinstance(error, RefusedError) and not error.retryable):
+        if was_given_up or _says_unknown(error, resources.clock.now() - attempt.since, resources):
             return entry
         raise SubmissionRejectedError(
             f"{found.key} was not submitted again. A failed task is polled once more before another one is paid for, "
@@ -166,20 +170,29 @@ async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
             task_id=attempt.task_id,
         ) from error
     under_way = isinstance(status, Pending | Processing) or says_under_way(status.state)
-    if not isinstance(status, Succeeded) and (found.given_up or not under_way):
+    if not isinstance(status, Succeeded) and (was_given_up or not under_way):
         return entry
     report_progress(found.key, "submit", f"task {attempt.task_id} has not failed after all, so nothing is paid")
-    return await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
+    entry = await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
+    if isinstance(status, Succeeded) and entry.generation.task_id == status.task_id:
+        entry, _ = await record_end(entry.generation.task, entry, status, resources)  # it need not be waited for
+    return entry
+
+
+def _says_unknown(error: ApixoError, age: timedelta, resources: Resources) -> bool:
+    """Whether APIXO itself, and not a gateway, says that it does not know a task. A 404 may also be about the model."""
+    is_forgotten = error.code == HTTPStatus.NOT_FOUND and age >= timedelta(hours=resources.api.result_valid_hours)
+    return error.enveloped and (isinstance(error, BadRequestError) or is_forgotten)
 
 
 async def take_back_failure(
     key: str, number: int, task_id: str, resources: Resources, *, known: Entry | None = None
 ) -> Entry:
-    """Resumes a task that was reported as failed, or given up, but has not failed: it is paid for."""
+    """Resumes a task that was reported as failed, or given up, and has not failed after all: it is paid for."""
     again = partial(transitions.failure_taken_back, attempt_number=number, task_id=task_id, now=resources.clock.now())
     entry = await resources.ledger.change(key, again, known=known)
     if entry.generation.attempts[number - 1].state is not State.FAILED:  # else a user has named another task
-        run_logger().warning("APIXO takes back that task %s of %s has failed. It continues.", task_id, key)
+        run_logger().warning("Task %s of %s has not failed after all. It continues.", task_id, key)
     return entry
 
 

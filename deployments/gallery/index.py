@@ -100,7 +100,12 @@ class ArchiveIndex:
         item = self.items.get(key)
         if not fresh and item is not None and item.generation.video is not None:
             return item.generation
-        entry = await self._ledger.read(key)
+        try:
+            entry = await self._ledger.read(key)
+        except (LedgerError, StoreError):
+            if item is None:
+                raise
+            return item.generation  # what is known is better than nothing
         return entry.generation if entry else None
 
     async def aclose(self) -> None:

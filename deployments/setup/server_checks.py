@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from prefect import __version__ as prefect_version
 from prefect.client.orchestration import PrefectClient, get_client
@@ -22,7 +23,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, WorkerStatus
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
 
@@ -35,6 +36,7 @@ CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
 CHECKS_READ: Final = 10
 """How many of the last `check-setup` runs are searched for their table."""
+ARTIFACTS_READ: Final = 100
 WAITS_AT_MOST: Final = timedelta(minutes=15)
 """Longer than any run of the collector, except for a first one with thousands of videos."""
 
@@ -106,9 +108,12 @@ async def code_of_worker(client: PrefectClient) -> Finding:
             key=ArtifactFilterKey(any_=[ARTIFACT_KEY]),
             flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in ended]),
         ),
-        limit=CHECKS_READ,
+        sort=ArtifactSort.CREATED_DESC,
+        limit=ARTIFACTS_READ,
     )
-    tables = {artifact.flow_run_id: artifact.data for artifact in artifacts}
+    tables: dict[UUID | None, Any] = {}
+    for artifact in artifacts:  # a run that was retried has several
+        tables.setdefault(artifact.flow_run_id, artifact.data)
     # A check that could not start has no table.
     last = next((found for found in ended if found.id in tables), None)
     seen = code_in(tables[last.id]) if last else None

@@ -88,18 +88,15 @@ class Stop:
         self._not_archived += 1
         if self._not_archived < NOT_ARCHIVED_IN_A_ROW or self.reason is not None:
             return
-        self._reason = (
-            f"{NOT_ARCHIVED_IN_A_ROW} finished videos in a row could not be archived, and the next ones might not be "
-            "either"
-        )
+        why = f"{NOT_ARCHIVED_IN_A_ROW} finished videos in a row could not be archived, so the rest was not submitted"
+        self._reason = f"{why} (the reason: {problem})"
         run_logger().error("This run submits no more videos: %s.", self._reason)
         self.blocked = self.blocked or (
-            f"{NOT_ARCHIVED_IN_A_ROW} finished videos in a row could not be archived, so the rest was not submitted. "
-            f"Fix the reason, then run the batch again: nothing is paid twice. The reason: {problem}"
+            f"{why}. Fix the reason, then run the batch again: nothing is paid twice. The reason: {problem}"
         )
 
     def follow(self, why: str) -> None:
-        """Stops submitting, because another shard hit a problem that affects all."""
+        """Stops submitting, because another shard has stopped."""
         if self.reason is None:
             run_logger().error("This run submits no more videos, like another shard: %s.", why)
             self._reason = why

@@ -93,10 +93,10 @@ def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
 def fate(payment: Payment) -> Fate:
     """What came of a payment. A task from a late answer is in two attempts: the later one counts."""
     attempts, task_id = payment.generation.attempts, payment.task_id
-    for task in payment.attempt.superseded:
-        if task.task_id == task_id:
-            return "archived" if task.objects else "failed" if task.ended is not None else "open"
     same = [item for item in attempts if item.task_id == task_id] if task_id else [payment.attempt]
+    if not same:  # another task counts in its attempt
+        (task,) = (item for item in payment.attempt.superseded if item.task_id == task_id)
+        return "archived" if task.objects else "failed" if task.ended is not None else "open"
     state = same[-1].state
     if state in UNCLEAR:
         return "unclear"

@@ -49,7 +49,9 @@ class DuplicateRequestError(PipelineError):
 
 
 class SubmissionRejectedError(PipelineError):
-    """The provider rejected the request, in the last of possibly several tries. Nothing was paid."""
+    """The provider rejected the request, or gave no status of the failed task that would be paid for again. Nothing was
+    paid.
+    """
 
 
 class CeilingError(PipelineError):

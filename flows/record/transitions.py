@@ -216,7 +216,7 @@ def failure_taken_back(generation: Generation, *, attempt_number: int, task_id: 
     attempt = generation.attempts[attempt_number - 1]
     if attempt.state is not State.FAILED or attempt.task_id != task_id:
         return generation
-    update = {"note": attempt.noted("APIXO took the failure back"), "submitted_at": now}
+    update = {"note": attempt.noted("the task has not failed after all"), "submitted_at": now}
     if attempt.folder is None:  # a schema 1 record, whose attempts shared a folder
         update["folder"] = generation.next_folder
         generation = generation.model_copy(update={"tasks_named": generation.next_naming})

@@ -84,6 +84,14 @@ def test_invalid_catalog_stops_new_requests_with_the_reason(
     assert stored.seconds == 5
 
 
+def test_value_may_require_a_ratio_that_is_given_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "models.json"
+    options = {"size": {"allowed": ["1792*1024"]}, "quality": {"values": {"high": {"ratios": ["1792*1024"]}}}}
+    path.write_text(catalog_with(ratio_field="size", options=options))
+    monkeypatch.setenv("SORA_MODELS", str(path))
+    assert VideoRequest(prompt="A kite", model="x", options={"size": "1792*1024", "quality": "high"}).model == "x"
+
+
 def test_values_of_a_boolean_option_are_spelled_as_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = {"type": "boolean", "values": {"true": {"modes": ["b"]}}}
     modes = {"a": {"images": [0, 1]}, "b": {"images": [0, 1]}}

@@ -115,7 +115,7 @@ async def test_batch_stops_paying_if_its_videos_cannot_be_archived(
     assert states(summary) == {"succeeded": posts, "not submitted": count - posts}
     assert (summary.blocked or "").startswith("3 finished videos in a row could not be archived")
     assert "404" in (summary.blocked or "")
-    assert summary.rows[-1].problem.endswith("and the next ones might not be either.")
+    assert "so the rest was not submitted (the reason: " in summary.rows[-1].problem
     assert not [event for event in sent.all() if event.event == "sora.provider.blocked"]  # the provider works
     sandbox.faults.clear()
     again = await run(stored, key, count, per_second, max_in_flight=2)
@@ -132,6 +132,21 @@ async def test_outage_of_the_result_host_does_not_stop_the_batch(
     assert states(summary) == {"succeeded": 5}
     assert summary.blocked is None
     assert len(sandbox.record.submits()) == 5
+
+
+async def test_finished_videos_of_earlier_runs_do_not_stop_a_batch(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    """Their results may be lost for good, which no user can fix."""
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    assert states(await run(stored, key, 4, 50.0, max_in_flight=4))["succeeded"] >= 3
+    sandbox.faults.clear()
+    for number in range(4):
+        sandbox.faults.add(Fault(call="result", kind="http_404", times=-1, prompt_contains=f"No. {number}"))
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1, prompt_contains="Dunes"))
+    new = {number: f"New {number}" for number in range(4, 7)}
+    summary = await run(stored, key, 7, 50.0, new, max_in_flight=1)
+    assert [row.state for row in summary.rows[4:]] == ["archived"] * 3
 
 
 async def test_isolated_archive_failures_do_not_stop_the_batch(

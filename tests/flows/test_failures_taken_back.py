@@ -58,9 +58,12 @@ async def test_task_that_did_not_fail_after_all_is_not_paid_for_again(
     task_id = await reported_as_failed(key, resources, sandbox)
     if ended:
         await finished(sandbox)
+    else:
+        sandbox.faults.add(Fault(call="status", kind="unknown_state"))
     found = await decide(key, resources)
-    assert (found.state, found.task_id, len(found.attempts)) == (State.SUBMITTED, task_id, 1)
-    assert (found.attempt.note or "").endswith("APIXO took the failure back")
+    state = State.SUCCEEDED if ended else State.SUBMITTED
+    assert (found.state, found.task_id, len(found.attempts)) == (state, task_id, 1)
+    assert (found.attempt.note or "").endswith("the task has not failed after all")
     await finished(sandbox)
     (collected,) = await run_collector(resources)
     assert (collected.what, collected.task_id) == ("archived", task_id)
@@ -94,6 +97,7 @@ async def test_a_task_that_fails_again_needs_another_decision(
     decide: Decision, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await reported_as_failed(key, resources, sandbox)
+    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # in progress, even if the sandbox is fast
     await decide(key, resources)
     await fail(key, resources, sandbox)
     with pytest.raises(VideoFailedError, match="--resubmit"):
@@ -103,7 +107,13 @@ async def test_a_task_that_fails_again_needs_another_decision(
 
 
 @DECISIONS
-@pytest.mark.parametrize("kind", ["http_500", "junk", "reset_before", "http_502_html", "wrong_types", "http_429"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "http_500", "junk", "reset_before", "http_502_html", "http_400_html", "http_403_html", "http_404_html",
+        "wrong_types", "http_429", "http_401", "http_404",
+    ],
+)  # fmt: skip
 async def test_unanswered_poll_of_a_failed_task_pays_nothing_and_keeps_the_decision(
     decide: Decision, kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -135,6 +145,57 @@ async def test_a_failed_task_that_apixo_no_longer_knows_is_paid_for_again(
     sandbox.faults.add(Fault(call="status", kind="task_unknown", times=-1))
     assert len((await decide(key, resources)).attempts) == 2
     assert len(sandbox.record.submits()) == 2
+
+
+@DECISIONS
+async def test_a_404_for_a_failed_task_counts_as_forgotten_once_its_result_would_be_deleted(
+    decide: Decision, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """Before that, it may be about the model."""
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
+    sandbox.faults.add(Fault(call="status", kind="http_404", times=-1))
+    now = resources.clock.now
+    set_clock(resources, now() + timedelta(hours=resources.api.result_valid_hours + 1))
+    assert len((await decide(key, resources)).attempts) == 2
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_rejected_payment_for_a_failed_task_polls_it_again_on_the_next_run(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """What allowed the payment may be long past by then."""
+    await submit(key, resources)
+    task_id = (await fail(key, resources, sandbox)).task_id or ""
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="submit", kind="http_402"))
+    with pytest.raises(SubmissionRejectedError):
+        await after_resolve_command(key, resources)
+    assert [attempt.state for attempt in (await recorded(key, resources)).attempts] == [State.FAILED, State.REJECTED]
+    task = sandbox.tasks.get(task_id)
+    assert task is not None
+    task.state = "success"
+    found = await submit(key, resources)
+    assert (found.state, found.task_id) == (State.SUCCEEDED, task_id)
+    (collected,) = await run_collector(resources)
+    assert (collected.what, collected.task_id) == ("archived", task_id)
+    assert len(sandbox.record.charged()) == 1
+
+
+async def test_rejected_payment_for_a_failed_task_is_made_on_the_next_run_if_it_still_has_failed(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
+    sandbox.faults.add(Fault(call="submit", kind="http_402"))
+    with pytest.raises(SubmissionRejectedError):
+        await after_resolve_command(key, resources)
+    sandbox.faults.add(Fault(call="status", kind="http_500", times=-1))
+    with pytest.raises(SubmissionRejectedError, match="no usable answer"):
+        await submit(key, resources)
+    sandbox.faults.clear()
+    assert len((await submit(key, resources)).attempts) == 3
+    assert len(sandbox.record.charged()) == 2
 
 
 async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer, kind: str) -> Generation:

@@ -121,3 +121,17 @@ def test_superseded_task_has_its_own_outcome() -> None:
         changed = found.attempt.model_copy(update={"superseded": (task.model_copy(update=change),)})
         found = found.model_copy(update={"attempts": (changed,)})
         assert outcomes() == {"a1": "failed", "second": outcome}
+
+
+def test_late_task_that_is_adopted_while_its_first_attempt_lists_it_has_the_outcome_of_the_adoption() -> None:
+    lost = transitions.unconfirmed(claimed("a"), attempt_number=1, problem=PROBLEM, now=NOW)
+    freed = transitions.resubmit_allowed(lost, attempt_number=1, note="no", now=NOW)
+    late = transitions.submitted(claimed("a", over=freed), attempt_number=1, task_id="t", now=NOW)
+    adopted = transitions.rejected(late, attempt_number=2, problem=PROBLEM, now=NOW)
+    assert adopted.task_id == "t"
+    assert "t" in {task.task_id for task in adopted.attempts[0].superseded}
+    done = transitions.succeeded(
+        adopted, Succeeded(task_id="t", state="success", result_urls=("https://r2.apixo.ai/v.mp4",)), now=NOW
+    )
+    done = transitions.archived(done, task=done.task, objects=archived(claimed("b")).objects, warnings=(), now=NOW)
+    assert [fate(payment) for payment in payments(done)] == ["archived"]
