@@ -34,12 +34,14 @@ class Service:
         name: its name in stack.json and in `LocalStack.servers`.
         start: starts it on the given port, with the variables of the services that are ready. It may return early.
         preferred_port: used if it is free; 0: any port.
+        console_port: the same for its web console; None: it has none. `start` gets the port as `console_port`.
         secret_files: its secret variables, each with the `Credentials` file that contains the secret.
     """
 
     name: str
-    start: Callable[[int, Mapping[str, str]], Server]
+    start: Callable[..., Server]
     preferred_port: int = 0
+    console_port: int | None = None
     secret_files: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -69,14 +71,14 @@ def default_services(local_dir: Path, *, say: Say, sandbox_options: Sequence[str
             },
         )
 
-    def object_store(port: int, _: Mapping[str, str]) -> Server:
+    def object_store(port: int, _: Mapping[str, str], *, console_port: int) -> Server:
         return start_object_store(
             local_dir=local_dir,
             data_dir=local_dir / "minio",
             log_dir=local_dir / "logs",
             credentials=Credentials.load_or_create(minio_keys),
             port=port,
-            console_port=MINIO_CONSOLE_PORT,
+            console_port=console_port,
             say=say,
         )
 
@@ -84,8 +86,8 @@ def default_services(local_dir: Path, *, say: Say, sandbox_options: Sequence[str
         return start_prefect_server(home=local_dir / "prefect", log_dir=local_dir / "logs", port=port)
 
     return [
-        Service("sandbox", sandbox, SANDBOX_PORT, {"APIXO_API_KEY": sandbox_keys}),
-        Service("object store", object_store, MINIO_PORT, {"MINIO_SECRET_KEY": minio_keys}),
+        Service("sandbox", sandbox, SANDBOX_PORT, secret_files={"APIXO_API_KEY": sandbox_keys}),
+        Service("object store", object_store, MINIO_PORT, MINIO_CONSOLE_PORT, {"MINIO_SECRET_KEY": minio_keys}),
         Service("prefect", prefect, PREFECT_PORT),
     ]
 

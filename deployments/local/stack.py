@@ -85,7 +85,8 @@ class LocalStack:
                 self._reserved.remove(port)
             else:
                 port = self._free_port(port)
-            self.servers[service.name] = service.start(port, environment)
+            console = {} if service.console_port is None else {"console_port": self._free_port(service.console_port)}
+            self.servers[service.name] = service.start(port, environment, **console)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
             server = self.servers[service.name]

@@ -63,7 +63,7 @@ def tiny(
             answers=lambda: http_get(port, "/") is not None,
         )
 
-    return Service(name, start, preferred_port, secret_files or {})
+    return Service(name, start, preferred_port, secret_files=secret_files or {})
 
 
 def ignore_output(_: str) -> None: ...
@@ -194,6 +194,26 @@ def test_concurrent_stacks_do_not_share_a_port_before_it_is_bound(tmp_path: Path
         tmp_path / "3", services=[tiny("a", tmp_path, preferred_port=preferred)], say=ignore_output
     ) as third:
         assert third.servers["a"].url.endswith(f":{preferred}")
+
+
+def test_concurrent_stacks_do_not_share_a_console_port_either(tmp_path: Path) -> None:
+    preferred, ports = free_port(), list[int]()
+
+    def with_console(name: str) -> Service:
+        plain = tiny(name, tmp_path)
+
+        def start(port: int, seen: Mapping[str, str], *, console_port: int) -> Server:
+            ports.append(console_port)  # and nothing listens there yet
+            return plain.start(port, seen)
+
+        return Service(name, start, console_port=preferred)
+
+    with (
+        LocalStack(tmp_path / "1", services=[with_console("a")], say=ignore_output),
+        LocalStack(tmp_path / "2", services=[with_console("b")], say=ignore_output),
+    ):
+        assert ports[0] == preferred
+        assert ports[1] != preferred
 
 
 def test_reserved_port_is_kept_until_its_service_is_added(tmp_path: Path) -> None:
