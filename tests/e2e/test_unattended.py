@@ -216,8 +216,11 @@ async def test_callback_wakes_waiting_run(running: Running) -> None:
     assert completed_ms is not None
     assert generation.archived_at is not None
     took = generation.archived_at.timestamp() - completed_ms / 1000
+    # If the machine is so busy that the task takes long, the run has polled once before its end.
     requested = [
-        item for item in await running.requests() if item["call"] == "status" and item["task_id"] == generation.task_id
+        item
+        for item in await running.requests()
+        if item["call"] == "status" and item["task_id"] == generation.task_id and item["time"] * 1000 >= completed_ms
     ]
     print(f"\nfrom the provider's completion to archived, waiting: {took:.2f} s, {len(requested)} status calls")
     assert took < 60
