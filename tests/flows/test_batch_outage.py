@@ -149,6 +149,20 @@ async def test_finished_videos_of_earlier_runs_do_not_stop_a_batch(
     assert [row.state for row in summary.rows[4:]] == ["archived"] * 3
 
 
+async def test_rows_that_were_archived_before_do_not_hide_that_new_ones_cannot_be(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    prompts = {number: f"New {number}" for number in (1, 3, 5, 7)}
+    sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="New", times=-1))
+    assert states(await run(stored, key, 8, 50.0, prompts, max_in_flight=1))["archived"] == 4
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(call="result", kind="http_404", prompt_contains="New", times=-1))
+    summary = await run(stored, key, 8, 50.0, prompts, max_in_flight=1)
+    assert [row.state for row in summary.rows][1::2][:3] == ["succeeded"] * 3
+    assert (summary.blocked or "").startswith("3 finished videos in a row could not be archived")
+    assert len(sandbox.record.charged()) == 4 + 3
+
+
 async def test_isolated_archive_failures_do_not_stop_the_batch(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:

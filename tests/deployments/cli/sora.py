@@ -6,6 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocks import VideoArchive
+from deployments.sandbox import SandboxServer
+from tests.support import unique
 from tests.support.fork_server import ROOT, Forked, ForkServer
 
 Process = subprocess.Popen[str] | Forked
@@ -96,3 +99,16 @@ def one_line(result: CommandResult, code: int) -> str:
     lines = [line for line in result.err.splitlines() if "✗" in line]
     assert len(lines) == 1, result.err
     return lines[0]
+
+
+def setup_environment(sandbox: SandboxServer, archive: VideoArchive) -> dict[str, str]:
+    """All that `sora setup` reads, for this sandbox and this store, with a new bucket."""
+    return {
+        "APIXO_API_KEY": sandbox.settings.api_key,
+        "APIXO_BASE_URL": sandbox.base_url,
+        "MINIO_ENDPOINT": archive.endpoint,
+        "MINIO_ACCESS_KEY": archive.access_key,
+        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
+        "MINIO_SECURE": "false",
+        "MINIO_BUCKET": unique("bucket"),
+    }

@@ -18,7 +18,7 @@ from deployments.cli.app import COMMANDS
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch.calendar_rows import Row
 from flows.batch.calendars import parse_calendar
-from tests.deployments.cli.sora import Sora, one_line
+from tests.deployments.cli.sora import Sora, one_line, setup_environment
 from tests.deployments.cli.terminal import run_on_terminal
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
@@ -105,15 +105,7 @@ def test_resolve_shows_the_record_before_prompting(
 
 def test_setup_checks_credentials_before_saving(sora: Sora, stored: StoredBlocks, sandbox: SandboxServer) -> None:
     name, archive = unique("cli"), stored.archive
-    environ = {
-        "APIXO_API_KEY": sandbox.settings.api_key,
-        "APIXO_BASE_URL": sandbox.base_url,
-        "MINIO_ENDPOINT": archive.endpoint,
-        "MINIO_ACCESS_KEY": archive.access_key,
-        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
-        "MINIO_SECURE": "false",
-        "MINIO_BUCKET": unique("bucket"),
-    }
+    environ = setup_environment(sandbox, archive)
     command = ["setup", "--no-deploy", "--name", name]
     for wrong, words in (("APIXO_API_KEY", "APIXO: "), ("MINIO_SECRET_KEY", "The store at ")):
         result = one_line(sora(*command, **{**environ, wrong: "not-the-right-one"}), 1)

@@ -17,7 +17,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.stack_info import StackInfo
 from deployments.sandbox import SandboxServer
 from flows.record.keys import check_key
-from tests.deployments.cli.sora import Sora, one_line
+from tests.deployments.cli.sora import Sora, one_line, setup_environment
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
@@ -102,15 +102,7 @@ def test_setup_from_environment_prints_no_secret(
 ) -> None:
     name = unique("cli")
     archive = stored.archive
-    environ = {
-        "APIXO_API_KEY": sandbox.settings.api_key,
-        "APIXO_BASE_URL": sandbox.base_url,
-        "MINIO_ENDPOINT": archive.endpoint,
-        "MINIO_ACCESS_KEY": archive.access_key,
-        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
-        "MINIO_SECURE": "false",
-        "MINIO_BUCKET": unique("bucket"),
-    }
+    environ = setup_environment(sandbox, archive)
     missing = sora("setup", "--no-deploy", "--name", name, **(environ | {"MINIO_SECRET_KEY": ""}))
     assert missing.code == 1
     assert "MINIO_SECRET_KEY" in missing.err
