@@ -110,11 +110,17 @@ def deploy() -> None:
 
 
 def variables(stack: StackInfo | None, own: Mapping[str, str]) -> dict[str, str]:
-    """The variables for the blocks: the local stack's, overridden by this process's."""
+    """The variables for the blocks: this process's, and for those that are not set or empty, the local stack's.
+
+    If this process names another store or API, the stack's keys and settings for its own are left out.
+    """
     known = stack.load_environment() if stack else {}
-    if own.get("MINIO_ENDPOINT", "").strip():
-        known.pop("MINIO_SECURE", None)  # it applies to the stack's store, not to the given endpoint
-    return {**known, **own}
+    given = {name: value for name, value in own.items() if value.strip()}
+    for address in ("MINIO_ENDPOINT", "APIXO_BASE_URL"):
+        if given.get(address, known.get(address)) != known.get(address):
+            prefix = address.partition("_")[0]
+            known = {name: value for name, value in known.items() if not name.startswith(f"{prefix}_")}
+    return known | given
 
 
 def show(saved: Saved) -> None:
