@@ -227,19 +227,6 @@ def free_ports(count: int) -> list[int]:
     return list(found)
 
 
-def require_free(port: int, what: str) -> int:
-    """The port itself, if it is free.
-
-    Raises:
-        ProcessError: another process listens there.
-    """
-    if not port_is_free(port):
-        raise ProcessError(
-            f"{what} cannot use port {port}: another program listens there. Stop it or choose another port."
-        )
-    return port
-
-
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on this port of loopback now."""
     with socket.socket() as probe:

@@ -114,10 +114,11 @@ def test_minio_ignores_settings_in_the_callers_environment(
     with server.process:
         assert server.endpoint == f"127.0.0.1:{port}"
         assert not elsewhere.exists()
-        with pytest.raises(ProcessError, match=str(port)):
+        others = Credentials("sora", "another-secret-of-enough-length")
+        with pytest.raises(ProcessError, match="port is already in use"):
             start_object_store(
-                local_dir=minio_local_dir, data_dir=tmp_path / "2", log_dir=tmp_path, credentials=KEYS, port=port
-            )
+                local_dir=minio_local_dir, data_dir=tmp_path / "2", log_dir=tmp_path, credentials=others, port=port
+            ).ready()
 
 
 def test_seaweedfs_keeps_objects_across_restarts_and_checks_its_secret(
