@@ -81,11 +81,9 @@ class LocalStack:
         for service in services:
             self._say(f"Starting {service.name}.")
             port = service.preferred_port
-            if port in self._reserved:
-                self._reserved.remove(port)
-            else:
-                port = self._free_port(port)
-            console = {} if service.console_port is None else {"console_port": self._free_port(service.console_port)}
+            if port not in self._reserved:
+                port = self.reserve(port)
+            console = {} if service.console_port is None else {"console_port": self.reserve(service.console_port)}
             self.servers[service.name] = service.start(port, environment, **console)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
@@ -100,11 +98,14 @@ class LocalStack:
         self._write_info()
 
     def reserve(self, preferred: int) -> int:
-        """The port for a service that is added later: the preferred one, or another one if that is not free.
+        """The port for a service: the preferred one, or another one if that is not free.
 
-        For URLs that must be known in advance. A service with this port as its preferred one gets it, or fails.
+        Call it only for URLs that must be known before the service is added. A service with this port as its preferred
+        one gets it, or fails.
         """
-        port = self._free_port(preferred)
+        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
+        while port in self._reserved:  # a reserved port is free until its service listens
+            port = free_port()
         self._reserved.add(port)
         return port
 
@@ -135,12 +136,6 @@ class LocalStack:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers.clear()
-
-    def _free_port(self, preferred: int) -> int:
-        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
-        while port in self._reserved:  # the reserved port is free until its service starts
-            port = free_port()
-        return port
 
     def _claim_port(self, port: int) -> bool:
         """Claims a port among this user's stacks: a server listens only seconds after its port was found free."""
