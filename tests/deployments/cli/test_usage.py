@@ -132,7 +132,7 @@ def test_setup_no_check_saves_blocks_when_store_is_down(sora: Sora, prefect_serv
 def test_settings_of_local_stack_are_not_used_for_another_store_or_api() -> None:
     store = {"MINIO_ENDPOINT": "127.0.0.1:9000", "MINIO_SECURE": "false"}
     api = {"APIXO_BASE_URL": "http://127.0.0.1:8700", "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
-    stack = StackInfo(1, {}, store | api, {})
+    stack = StackInfo({}, store | api, {})
     assert variables(stack, {"MINIO_BUCKET": "mine"}) == store | api | {"MINIO_BUCKET": "mine"}
     assert variables(stack, {"MINIO_ENDPOINT": " ", "APIXO_BASE_URL": api["APIXO_BASE_URL"]}) == store | api
     other_store = {"MINIO_ENDPOINT": "https://minio.example.com"}
