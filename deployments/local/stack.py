@@ -16,7 +16,7 @@ from apixo.network import bypass_proxies
 from deployments.local.minio_build import Say
 from deployments.local.processes import ProcessError, Server, free_port, wait_until_ready
 from deployments.local.services import Service
-from deployments.local.stack_info import ServiceInfo, StackInfo, take_lock
+from deployments.local.stack_info import ServiceInfo, StackInfo, take_lock, write_private
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -198,8 +198,4 @@ class LocalStack:
             },
             secret_files=self._secret_files,
         )
-        draft = self.local_dir / ".stack.json"
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
-        draft.replace(self.local_dir / "stack.json")
+        write_private(self.local_dir / "stack.json", json.dumps(asdict(info), indent=2) + "\n")

@@ -2,9 +2,7 @@
 
 import fcntl
 import json
-import os
 import secrets
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
@@ -24,23 +22,16 @@ class Credentials:
 
     @classmethod
     def load_or_create(cls, path: Path) -> "Credentials":
-        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against races.
+        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters.
+
+        Two processes must not create it at the same time: the stack's lock ensures that.
 
         Raises:
             ProcessError: the file exists but cannot be read.
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = {"access_key": "sora", "secret_key": secrets.token_urlsafe(24)}
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp's mode is 0600
-            with os.fdopen(handle, "w") as file:
-                json.dump(draft, file)
-            try:
-                os.link(name, path)  # unlike a rename, fails if another process was first: its secret is used
-            except FileExistsError:
-                pass
-            finally:
-                Path(name).unlink()
+            write_private(path, json.dumps({"access_key": "sora", "secret_key": secrets.token_urlsafe(24)}))
         try:
             stored = json.loads(path.read_text())
             return cls(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
@@ -93,3 +84,12 @@ def take_lock(file: TextIO | int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read. It is complete at once: no reader sees a part of it."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
