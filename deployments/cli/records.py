@@ -12,7 +12,7 @@ from rich.markup import escape
 from blocks import VideoArchive
 from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, say, shown_path
 from deployments.connection import SetupError
-from flows.record.advice import show_command
+from flows.record.advice import advice
 from flows.record.costs import CostRow, Group
 from flows.record.generation import Generation
 from flows.record.keys import check_key
@@ -160,15 +160,8 @@ def print_record(generation: Generation, options: str) -> None:
         say(f"  {item.kind:9}  {escape(f'{item.bucket}/{item.name}')}  {item.size_bytes:,} bytes")
     for warning in generation.warnings:
         say(f"  [yellow]warning[/]    {one_line(warning)}")
-    advice = {
-        "unconfirmed": f"sora resolve {generation.key}{options}",
-        "failed": f"sora resolve {generation.key}{options}" if not generation.permanently_failed else None,
-        "submitted": "sora generate with this key and prompt, or a rerun of its run, continues",
-        "succeeded": "sora generate with this key and prompt, or a rerun of its run, fetches it",
-        "archived": show_command(generation.key, options, " --link").strip("`"),
-    }.get(generation.state.value)
-    if advice:
-        say(f"  next       {escape(pasteable(advice))}")
+    for number, step in enumerate(advice(generation, options).steps):
+        say(f"  {'' if number else 'next':9}  {one_line(pasteable(step))}")
 
 
 def costs(
