@@ -15,7 +15,7 @@ from blocks.store_errors import StoreError
 from deployments.cli.console import ApiName, ArchiveName, err, out, pasteable, say, warn
 from deployments.connection import Connection
 from deployments.local.stack_info import StackInfo
-from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
+from deployments.setup.blocks import Saved, make_bucket, save_blocks
 from deployments.setup.deploy import MAIN, POOL
 from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
@@ -72,8 +72,7 @@ def setup(
 
     async def run() -> None:
         ask = _ask if sys.stdin.isatty() else None
-        tried = check_blocks if check else None
-        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
+        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=check):
             show(saved)
         try:
             show(await make_bucket(await load_block(VideoArchive, name)))
