@@ -18,6 +18,11 @@ from deployments.local import guard
 
 LOOPBACK: Final = "127.0.0.1"
 
+SANDBOX_PORT: Final = 8700
+RECEIVER_PORT: Final = 8710
+GALLERY_PORT: Final = 8720
+"""Where these three listen by default, in a local stack and on their own."""
+
 GRACE_SECONDS: Final = 10.0
 """How long a child may take to exit. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
 

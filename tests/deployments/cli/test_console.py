@@ -147,7 +147,7 @@ def app():
     print("went on")
 
 module = ModuleType("deployments.cli.app")
-module.app = app
+module.app, module.COMMANDS = app, {}
 sys.modules[module.__name__] = module
 from deployments.cli import main
 main()
