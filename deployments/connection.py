@@ -74,12 +74,16 @@ class Connection:
 def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
     """Chooses the server: `PREFECT_API_URL`, else the local stack that runs in `local_dir`, else the Prefect profile.
 
+    Of a stack's variables, only those of its Prefect server are set: see `setup.variables` for the others.
+
     Raises:
         SetupError: there is no server.
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     stack = None if is_named else StackInfo.read(local_dir)
-    set_environment(stack.public_environment if stack else {}, verbose=verbose)
+    known = stack.public_environment if stack else {}
+    server = {name: value for name, value in known.items() if name.startswith("PREFECT_") or name == "DO_NOT_TRACK"}
+    set_environment(server, verbose=verbose)
     if stack is None and not is_named:
         from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the environment that was just set
 

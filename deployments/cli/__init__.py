@@ -23,7 +23,7 @@ def main() -> None:
         os._exit(code)
 
     # Registered first, so it runs last. The store's client has Rust threads: one that needs the interpreter while it is
-    # shutting down aborts the process. That happened once, on a busy machine, after an error had been printed.
+    # shutting down aborts the process.
     atexit.register(leave)
     try:
         run()

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from deployments.cli.app import COMMANDS
+
 ApiName = Annotated[str, typer.Option(help="Name of the apixo-api block.")]
 ArchiveName = Annotated[str, typer.Option(help="Name of the video-archive block.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")]
@@ -37,8 +39,7 @@ def harmless(text: str) -> str:
 
 
 _COMMAND: Final = re.compile(
-    r"(?<![\w/.-])(?:sora(?= (?:demo|up|sandbox|init|setup|deploy|doctor|generate|batch|models|list|costs|collect"
-    r"|callbacks|serve|metrics|show|resolve)\b)|prefect(?= (?:worker|deployment|automation|event) ))"
+    rf"(?<![\w/.-])(?:sora(?= (?:{'|'.join(COMMANDS)})\b)|prefect(?= (?:worker|deployment|automation|event) ))"
 )
 
 

@@ -16,8 +16,8 @@ from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, pasteable, say, wrong
 from deployments.connection import flush, set_environment
-from deployments.local.processes import LOOPBACK
-from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
+from deployments.local.processes import GALLERY_PORT, LOOPBACK, RECEIVER_PORT
+from deployments.local.services import client_services, default_services
 from deployments.local.stack import LocalStack
 from deployments.local.stack_info import LOCAL_DIR, Credentials
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -12,8 +12,8 @@ from rich.markup import escape
 from blocks import VideoArchive
 from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, say, shown_path
 from deployments.connection import SetupError
-from flows.record.advice import show_command
-from flows.record.costs import CostRow, Group
+from flows.record.advice import advice
+from flows.record.costs import Group
 from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
@@ -160,15 +160,8 @@ def print_record(generation: Generation, options: str) -> None:
         say(f"  {item.kind:9}  {escape(f'{item.bucket}/{item.name}')}  {item.size_bytes:,} bytes")
     for warning in generation.warnings:
         say(f"  [yellow]warning[/]    {one_line(warning)}")
-    advice = {
-        "unconfirmed": f"sora resolve {generation.key}{options}",
-        "failed": f"sora resolve {generation.key}{options}" if not generation.permanently_failed else None,
-        "submitted": "sora generate with this key and prompt, or a rerun of its run, continues",
-        "succeeded": "sora generate with this key and prompt, or a rerun of its run, fetches it",
-        "archived": show_command(generation.key, options, " --link").strip("`"),
-    }.get(generation.state.value)
-    if advice:
-        say(f"  next       {escape(pasteable(advice))}")
+    for number, step in enumerate(advice(generation, options).steps):
+        say(f"  {'' if number else 'next':9}  {one_line(pasteable(step))}")
 
 
 def costs(
@@ -185,9 +178,7 @@ def costs(
     """
     report = asyncio.run(read_costs(month, by, api=api, archive=archive))
     if as_json:
-        document = report.model_dump(mode="json")
-        document |= {name: [_document(row) for row in getattr(report, name)] for name in ("rows", "totals")}
-        typer.echo(json.dumps(document, indent=2))
+        typer.echo(json.dumps(report.model_dump(mode="json"), indent=2))
         return
     if report.rows:
         print_table((by, *HEADINGS), [(row.group, *amounts(row)) for row in (*report.rows, *report.totals)])
@@ -195,7 +186,3 @@ def costs(
         out.print(sentence(use))
     for note in notes(report):
         err.print(note)
-
-
-def _document(row: CostRow) -> dict[str, Any]:
-    return {**row.model_dump(mode="json"), "total": str(row.total)}

@@ -7,13 +7,13 @@ import typer
 from rich.markup import escape
 
 from deployments.cli.console import err
-from deployments.local.processes import LOOPBACK
+from deployments.local.processes import LOOPBACK, SANDBOX_PORT
 from deployments.sandbox import SandboxSettings, serve
 from deployments.web_server import listen
 
 
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8700,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = SANDBOX_PORT,
     speed: Annotated[
         float, typer.Option(help="How many times faster than real time it generates: 60 turns minutes into seconds.")
     ] = 1.0,

@@ -10,7 +10,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import ApiName, ArchiveName, err, show_log, warn
 from deployments.connection import flush
 from deployments.gallery.app import serve as serve_gallery
-from deployments.local.processes import LOOPBACK
+from deployments.local.processes import GALLERY_PORT, LOOPBACK, RECEIVER_PORT
 from deployments.metrics import serve as serve_metrics
 from deployments.receiver.app import serve as serve_callbacks
 
@@ -19,7 +19,7 @@ Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addr
 
 def callbacks(
     host: Host = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8710,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = RECEIVER_PORT,
     api: ApiName = "default",
     archive: ArchiveName = "default",
 ) -> None:
@@ -59,7 +59,7 @@ def _show_receiver(url: str, block: ApixoApi) -> None:
 
 def serve(
     host: Host = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8720,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = GALLERY_PORT,
     redirect: Annotated[
         bool | None,
         typer.Option(

@@ -15,7 +15,7 @@ from blocks.store_errors import StoreError
 from deployments.cli.console import ApiName, ArchiveName, err, out, pasteable, say, warn
 from deployments.connection import Connection
 from deployments.local.stack_info import StackInfo
-from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
+from deployments.setup.blocks import Saved, make_bucket, save_blocks
 from deployments.setup.deploy import MAIN, POOL
 from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
@@ -72,8 +72,7 @@ def setup(
 
     async def run() -> None:
         ask = _ask if sys.stdin.isatty() else None
-        tried = check_blocks if check else None
-        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
+        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=check):
             show(saved)
         try:
             show(await make_bucket(await load_block(VideoArchive, name)))
@@ -110,11 +109,17 @@ def deploy() -> None:
 
 
 def variables(stack: StackInfo | None, own: Mapping[str, str]) -> dict[str, str]:
-    """The variables for the blocks: the local stack's, overridden by this process's."""
+    """The variables for the blocks: this process's, and for those that are not set or empty, the local stack's.
+
+    If this process names another store or API, the stack's keys and settings for its own are left out.
+    """
     known = stack.load_environment() if stack else {}
-    if own.get("MINIO_ENDPOINT", "").strip():
-        known.pop("MINIO_SECURE", None)  # it applies to the stack's store, not to the given endpoint
-    return {**known, **own}
+    given = {name: value for name, value in own.items() if value.strip()}
+    for address in ("MINIO_ENDPOINT", "APIXO_BASE_URL"):
+        if given.get(address, known.get(address)) != known.get(address):
+            prefix = address.partition("_")[0]
+            known = {name: value for name, value in known.items() if not name.startswith(f"{prefix}_")}
+    return known | given
 
 
 def show(saved: Saved) -> None:

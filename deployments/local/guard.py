@@ -1,8 +1,7 @@
 """A program, `python guard.py FD command…`, that runs a command and stops it when the parent process is gone.
 
-`FD` is the read end of a pipe whose write end only the parent holds: it is closed however the parent ends. Linux's
-PR_SET_PDEATHSIG looks simpler but is wrong here: it fires when the *thread* that started the child ends, does not reach
-grandchildren, needs preexec_fn, and does not exist on macOS.
+`FD` is the read end of a pipe whose write end only the parent holds: it is closed however the parent ends. (Linux's
+PR_SET_PDEATHSIG fires when the *thread* that started the child ends, and does not reach grandchildren.)
 """
 
 import os

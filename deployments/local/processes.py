@@ -18,6 +18,11 @@ from deployments.local import guard
 
 LOOPBACK: Final = "127.0.0.1"
 
+SANDBOX_PORT: Final = 8700
+RECEIVER_PORT: Final = 8710
+GALLERY_PORT: Final = 8720
+"""Where these three listen by default, in a local stack and on their own."""
+
 GRACE_SECONDS: Final = 10.0
 """How long a child may take to exit. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
 
@@ -225,19 +230,6 @@ def free_ports(count: int) -> list[int]:
     while len(found) < count:
         found.add(free_port())
     return list(found)
-
-
-def require_free(port: int, what: str) -> int:
-    """The port itself, if it is free.
-
-    Raises:
-        ProcessError: another process listens there.
-    """
-    if not port_is_free(port):
-        raise ProcessError(
-            f"{what} cannot use port {port}: another program listens there. Stop it or choose another port."
-        )
-    return port
 
 
 def port_is_free(port: int) -> bool:

@@ -9,16 +9,13 @@ from typing import Final
 
 from deployments.local.minio_build import Say
 from deployments.local.prefect_server import start_prefect_server
-from deployments.local.processes import LOOPBACK, ManagedProcess, Server, http_get
+from deployments.local.processes import LOOPBACK, SANDBOX_PORT, ManagedProcess, Server, http_get
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
 
-SANDBOX_PORT: Final = 8700
 MINIO_PORT: Final = 9000
 MINIO_CONSOLE_PORT: Final = 9001
 PREFECT_PORT: Final = 4200
-RECEIVER_PORT: Final = 8710
-GALLERY_PORT: Final = 8720
 
 START_TIMEOUT_SECONDS: Final = 90.0
 """For the sandbox, receiver, gallery and worker. The last three import Prefect, some 4 s on two idle cores."""

@@ -16,9 +16,12 @@ from apixo.network import bypass_proxies
 from deployments.local.minio_build import Say
 from deployments.local.processes import ProcessError, Server, free_port, wait_until_ready
 from deployments.local.services import Service
-from deployments.local.stack_info import ServiceInfo, StackInfo
+from deployments.local.stack_info import ServiceInfo, StackInfo, take_lock, write_private
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_LOCK_SECONDS: Final = 1.0
+"""Longer than a command holds `stack.lock` that checks whether a stack is running."""
 
 
 class LocalStack:
@@ -81,11 +84,9 @@ class LocalStack:
         for service in services:
             self._say(f"Starting {service.name}.")
             port = service.preferred_port
-            if port in self._reserved:
-                self._reserved.remove(port)
-            else:
-                port = self._free_port(port)
-            console = {} if service.console_port is None else {"console_port": self._free_port(service.console_port)}
+            if port not in self._reserved:
+                port = self.reserve(port)
+            console = {} if service.console_port is None else {"console_port": self.reserve(service.console_port)}
             self.servers[service.name] = service.start(port, environment, **console)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
@@ -100,11 +101,14 @@ class LocalStack:
         self._write_info()
 
     def reserve(self, preferred: int) -> int:
-        """The port for a service that is added later: the preferred one, or another one if that is not free.
+        """The port for a service: the preferred one, or another one if that is not free.
 
-        For URLs that must be known in advance. A service with this port as its preferred one gets it, or fails.
+        Call it only for URLs that must be known before the service is added. A service with this port as its preferred
+        one gets it, or fails.
         """
-        port = self._free_port(preferred)
+        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
+        while port in self._reserved:  # a reserved port is free until its service listens
+            port = free_port()
         self._reserved.add(port)
         return port
 
@@ -122,6 +126,8 @@ class LocalStack:
         """Stops everything in reverse order. May be called again. A second signal during that kills what still runs."""
         self._stopping = True
         try:
+            if self._lock_file is not None:
+                (self.local_dir / "stack.json").unlink(missing_ok=True)  # first: no command starts to use it now
             for name, server in reversed(self.servers.items()):
                 self._say(f"Stopping {name}.")
                 server.process.stop()
@@ -129,18 +135,11 @@ class LocalStack:
             while self._claims:
                 os.close(self._claims.pop())  # which unlocks it
             if self._lock_file is not None:
-                (self.local_dir / "stack.json").unlink(missing_ok=True)
                 self._lock_file.close()  # which unlocks it
                 self._lock_file = None
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers.clear()
-
-    def _free_port(self, preferred: int) -> int:
-        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
-        while port in self._reserved:  # the reserved port is free until its service starts
-            port = free_port()
-        return port
 
     def _claim_port(self, port: int) -> bool:
         """Claims a port among this user's stacks: a server listens only seconds after its port was found free."""
@@ -149,9 +148,7 @@ class LocalStack:
             claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError:  # another user's file, or no access: assume that there is no other stack
             return True
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(claim, fcntl.LOCK_EX):
             os.close(claim)
             return False
         self._claims.append(claim)
@@ -160,21 +157,22 @@ class LocalStack:
     def _acquire(self) -> None:
         self.local_dir.mkdir(parents=True, exist_ok=True)
         file = (self.local_dir / "stack.lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            file.close()
-            raise ProcessError(
-                f"A stack is already running in {self.local_dir} (process {owner}). Use that one, stop it with Ctrl-C "
-                f"or `kill {owner}`, or choose another folder."
-            ) from None
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not take_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                file.close()
+                raise ProcessError(
+                    f"A stack is already running in {self.local_dir} (process {owner}). Use that one, stop it with "
+                    f"Ctrl-C or `kill {owner}`, or choose another folder."
+                )
+            time.sleep(0.02)
+        (self.local_dir / "stack.json").unlink(missing_ok=True)  # its writer is gone: the lock was free
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         self._lock_file = file
-        (self.local_dir / "stack.json").unlink(missing_ok=True)  # its writer is gone: the lock was free
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._stopping:
@@ -191,7 +189,6 @@ class LocalStack:
 
     def _write_info(self) -> None:
         info = StackInfo(
-            pid=os.getpid(),
             services={
                 name: ServiceInfo(server.process.pid, server.url, str(server.process.log_path))
                 for name, server in self.servers.items()
@@ -201,8 +198,4 @@ class LocalStack:
             },
             secret_files=self._secret_files,
         )
-        draft = self.local_dir / ".stack.json"
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
-        draft.replace(self.local_dir / "stack.json")
+        write_private(self.local_dir / "stack.json", json.dumps(asdict(info), indent=2) + "\n")

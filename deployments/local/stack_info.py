@@ -1,15 +1,13 @@
 """Describes the running local stack in `stack.json`, and keeps its secrets in separate files."""
 
+import fcntl
 import json
-import os
 import secrets
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, TextIO
 
-from deployments.local.processes import ProcessError, port_answers
+from deployments.local.processes import ProcessError
 
 LOCAL_DIR: Final = Path(".local")
 """Where the local stack keeps its data and logs by default."""
@@ -24,23 +22,16 @@ class Credentials:
 
     @classmethod
     def load_or_create(cls, path: Path) -> "Credentials":
-        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against races.
+        """Reads the file, or creates it (mode 0600) with a random secret of 32 characters.
+
+        Two processes must not create it at the same time: the stack's lock ensures that.
 
         Raises:
             ProcessError: the file exists but cannot be read.
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = {"access_key": "sora", "secret_key": secrets.token_urlsafe(24)}
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp's mode is 0600
-            with os.fdopen(handle, "w") as file:
-                json.dump(draft, file)
-            try:
-                os.link(name, path)  # unlike a rename, fails if another process was first: its secret is used
-            except FileExistsError:
-                pass
-            finally:
-                Path(name).unlink()
+            write_private(path, json.dumps({"access_key": "sora", "secret_key": secrets.token_urlsafe(24)}))
         try:
             stored = json.loads(path.read_text())
             return cls(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
@@ -63,7 +54,6 @@ class ServiceInfo:
 class StackInfo:
     """A running stack, as in stack.json: without secrets, but with the paths of the files that contain them."""
 
-    pid: int
     services: dict[str, ServiceInfo]
     public_environment: dict[str, str]
     secret_files: dict[str, str]
@@ -73,29 +63,33 @@ class StackInfo:
         secret = {name: Credentials.load_or_create(Path(path)).secret_key for name, path in self.secret_files.items()}
         return {**self.public_environment, **secret}
 
-    def is_alive(self) -> bool:
-        """Whether all of its processes are alive and all of its ports answer."""
-        pids = [self.pid, *(service.pid for service in self.services.values())]
-        ports = [urlsplit(service.url).port for service in self.services.values()]
-        return all(map(_pid_exists, pids)) and all(port is not None and port_answers(port) for port in ports)
-
     @classmethod
     def read(cls, local_dir: Path = LOCAL_DIR) -> "StackInfo | None":
         """The stack that runs in this folder, or None. A file that a killed stack left behind is ignored."""
         try:
+            with (local_dir / "stack.lock").open() as lock:
+                if take_lock(lock, fcntl.LOCK_SH):
+                    return None
             stored = json.loads((local_dir / "stack.json").read_text())
             services = {name: ServiceInfo(**service) for name, service in stored.pop("services").items()}
-            info = cls(**stored, services=services)
+            return cls(**stored, services=services)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return info if info.is_alive() else None
 
 
-def _pid_exists(pid: int) -> bool:
+def take_lock(file: TextIO | int, kind: int) -> bool:
+    """Locks an open file, unless another process has locked it. Closing it unlocks it, as does the process's end."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:  # it exists, as another user's
-        return True
     return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read. It is complete at once: no reader sees a part of it."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)

@@ -13,15 +13,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from deployments.local.minio_build import STORE_VARIABLE, Say, build_minio, find_minio
-from deployments.local.processes import (
-    LOOPBACK,
-    ManagedProcess,
-    ProcessError,
-    Server,
-    free_port,
-    free_ports,
-    require_free,
-)
+from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, free_ports
 from deployments.local.stack_info import Credentials
 
 START_TIMEOUT_SECONDS: Final = 60.0
@@ -71,10 +63,10 @@ def start_object_store(
         console_port: the port of MinIO's web console. If it is 0 or in use, a free one.
 
     Raises:
-        ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor SeaweedFS.
+        ProcessError: there is neither MinIO, nor Go, nor SeaweedFS.
     """
     kind, binary = _choose(local_dir, say)
-    port = require_free(port, "The object store") if port else free_port()
+    port = port or free_port()
     endpoint, console_url = f"{LOOPBACK}:{port}", None
     data_dir.mkdir(parents=True, exist_ok=True)
     if kind == "minio":

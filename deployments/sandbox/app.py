@@ -55,16 +55,16 @@ class _Handlers:
             return rejection
         model = request.path_params["model"]
         if not self._settings.offers(model):
-            return self._failure(404, f"Model not found: {model}")
+            return _failure(404, f"Model not found: {model}")
         try:
             requested = read_request(model, await request.body())
         except InvalidInputError as error:
-            return self._failure(400, str(error))
+            return _failure(400, str(error))
         if self._remaining_balance() < self._settings.task_price:
-            return self._failure(402, "Insufficient balance")
+            return _failure(402, "Insufficient balance")
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
             # The documentation does not say how this 429 differs from the other one, so callers must not depend on it.
-            return self._failure(429, "Rate limit exceeded")
+            return _failure(429, "Rate limit exceeded")
         recorded: RecordedRequest = request.scope[RECORD_KEY]
         task = self._board.create(model, requested, str(request.base_url), numbered=recorded.fault == "number_id")
         recorded.task_id, recorded.charged = task.task_id, True
@@ -83,12 +83,12 @@ class _Handlers:
             return rejection
         task_id = request.query_params.get("taskId")
         if not task_id:
-            return self._failure(400, "Invalid parameters: taskId: is required")
+            return _failure(400, "Invalid parameters: taskId: is required")
         task = self._board.get(task_id)
         if task is None:
-            return self._failure(400, "task not found")
+            return _failure(400, "task not found")
         if task.model != request.path_params["model"]:
-            return self._failure(404, "task not found")
+            return _failure(404, "task not found")
         return JSONResponse(success(task.data(self._board.links, str(request.base_url))))
 
     async def result(self, request: Request) -> Response:
@@ -117,16 +117,13 @@ class _Handlers:
         try:
             faults = _FAULTS.validate_json(await request.body())
         except ValidationError as error:
-            return JSONResponse(failure(400, explain(error)), 400)
+            return _failure(400, explain(error))
         self._state.faults.add(*faults)
-        return await self.list_faults(request)
+        return JSONResponse([fault.model_dump(mode="json") for fault in self._state.faults.pending()])
 
     async def clear_faults(self, _: Request) -> Response:
         self._state.faults.clear()
         return Response(status_code=204)
-
-    async def list_faults(self, _: Request) -> Response:
-        return JSONResponse([fault.model_dump(mode="json") for fault in self._state.faults.pending()])
 
     async def list_requests(self, _: Request) -> Response:
         return JSONResponse([request.model_dump(mode="json") for request in self._state.record.all()])
@@ -148,13 +145,14 @@ class _Handlers:
     def _rejection(self, request: Request) -> Response | None:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self._settings.api_key}".encode()):
-            return self._failure(401, "Invalid or missing API key")
+            return _failure(401, "Invalid or missing API key")
         if not self._rate.admits(time.monotonic()):
-            return self._failure(429, "Rate limit exceeded")
+            return _failure(429, "Rate limit exceeded")
         return None
 
-    def _failure(self, code: int, message: str) -> Response:
-        return JSONResponse(failure(code, message), code if self._settings.errors_as_http_status else 200)
+
+def _failure(code: int, message: str) -> Response:
+    return JSONResponse(failure(code, message), code)
 
 
 def create_app(state: SandboxState) -> Starlette:
@@ -179,7 +177,6 @@ def create_app(state: SandboxState) -> Starlette:
             Route("/samples/{name}.{ending}", handlers.sample),
             Route("/sandbox/faults", handlers.add_faults, methods=["POST"]),
             Route("/sandbox/faults", handlers.clear_faults, methods=["DELETE"]),
-            Route("/sandbox/faults", handlers.list_faults),
             Route("/sandbox/requests", handlers.list_requests),
             Route("/sandbox/tasks", handlers.list_tasks),
         ],

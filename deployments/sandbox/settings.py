@@ -53,12 +53,6 @@ class SandboxSettings(BaseModel):
     video_height: int = Field(
         720, ge=32, le=1080, description="Short side of the videos in pixels. Tests use 90: such a video costs 0.15 s."
     )
-    errors_as_http_status: bool = Field(
-        True,
-        description="Whether an error's code is also its HTTP status; if not, every error is a 200 with the code in "
-        "the body. The documentation leaves it open.",
-    )
-    seed: int = Field(0, description="Seed of the random durations. Task ids stay unpredictable.")
     data_dir: Path | None = Field(
         None, description="Where videos are stored and reused. Default: a temporary folder, removed at exit."
     )

@@ -142,7 +142,7 @@ class TaskBoard:
 
     def __init__(self, settings: SandboxSettings, faults: FaultScript) -> None:
         self._settings, self._faults = settings, faults
-        self._random = random.Random(settings.seed)
+        self._random = random.Random(0)  # each sandbox has the same durations
         self._tasks: dict[str, Task] = {}
         self._lock = threading.Lock()
         #: How many tasks count toward the limit of concurrent tasks.

@@ -4,7 +4,7 @@ Repeating it changes nothing. Fields without a variable keep their value in the 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +43,6 @@ AWS_ENDPOINT: Final = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
 Ask = Callable[[str, str, bool], str]
 """Prompts the user for a value. Arguments: variable, description, whether it is secret."""
 
-Check = Callable[[ApixoApi, VideoArchive], Awaitable[VideoArchive]]
-"""Tests blocks before they are saved, and raises if they do not work. Returns the archive with the settings that its
-store requires."""
-
 Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed", "found"]
 
 
@@ -65,7 +61,7 @@ async def save_blocks(
     name: str = "default",
     ask: Ask | None = None,
     reset: Collection[str] = (),
-    check: Check | None = None,
+    check: bool = False,
 ) -> list[Saved]:
     """Registers the block types and saves both blocks with their Secret blocks.
 
@@ -73,10 +69,11 @@ async def save_blocks(
         environ: contains `APIXO_…` and `MINIO_…`.
         ask: prompts for missing required fields; None: a missing field is an error.
         reset: fields that are reset to their defaults if they are not in `environ`.
-        check: tests both blocks before anything is saved; None: they are saved untested.
+        check: whether both blocks are tested before anything is saved: see `check_blocks`.
 
     Raises:
-        SetupError: required fields are missing, listed with their variables; or `reset` has an unknown field.
+        SetupError: required fields are missing, listed with their variables; `reset` has an unknown field; or the
+            API or the store does not accept what is tested.
         ValidationError: a value is invalid.
     """
     optional = {
@@ -99,8 +96,8 @@ async def save_blocks(
         )
     saved: list[Saved] = []
     made = ApixoApi(**api), VideoArchive(**archive)  # to find an invalid value before anything is saved
-    if check is not None:
-        found = await check(*made)
+    if check:
+        found = await check_blocks(*made)
         for field in ADDRESS_FIELDS:
             value = getattr(found, field)
             if value != getattr(made[1], field):

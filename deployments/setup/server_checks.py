@@ -4,26 +4,23 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 from prefect import __version__ as prefect_version
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
-    ArtifactFilterFlowRunId,
     ArtifactFilterKey,
-    DeploymentFilter,
-    DeploymentFilterName,
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, WorkerStatus
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.exceptions import ObjectNotFound
@@ -35,9 +32,6 @@ from flows.signals.events import DELIVERY_TIMEOUT_SECONDS
 
 CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
-CHECKS_READ: Final = 10
-"""How many of the last `check-setup` runs are searched for their table."""
-ARTIFACTS_READ: Final = 100
 WAITS_AT_MOST: Final = timedelta(minutes=15)
 """Longer than any run of the collector, except for a first one with thousands of videos."""
 
@@ -97,31 +91,24 @@ async def code_of_worker(client: PrefectClient) -> Finding:
     """The code version that the last `check-setup` found on its worker. Prefect does not know a worker's code."""
     name, here = "worker's code", this_code()
     run = f"prefect deployment run {CHECK}"
-    ended = await client.read_flow_runs(
-        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[CHECK.partition("/")[2]])),
+    unknown = Finding.warning(name, f"unknown: no check has run on a worker yet. Run: {run}")
+    try:
+        deployment = await client.read_deployment_by_name(CHECK)
+    except ObjectNotFound:
+        return unknown
+    tables = await client.read_artifacts(
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT_KEY])),
         flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED]))
-        ),
-        sort=FlowRunSort.END_TIME_DESC,
-        limit=CHECKS_READ,
-    )
-    artifacts = await client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            key=ArtifactFilterKey(any_=[ARTIFACT_KEY]),
-            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in ended]),
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED])),
         ),
         sort=ArtifactSort.CREATED_DESC,
-        limit=ARTIFACTS_READ,
+        limit=1,
     )
-    tables: dict[UUID | None, Any] = {}
-    for artifact in artifacts:  # a run that was retried has several
-        tables.setdefault(artifact.flow_run_id, artifact.data)
-    # A check that could not start has no table.
-    last = next((found for found in ended if found.id in tables), None)
-    seen = code_in(tables[last.id]) if last else None
-    if last is None or seen is None:
-        return Finding.warning(name, f"unknown: no check has run on a worker yet. Run: {run}")
-    at = f"as {last.name!r} of {last.end_time:%Y-%m-%d %H:%M} UTC found"
+    seen = code_in(tables[0].data) if tables else None
+    if seen is None:
+        return unknown
+    at = f"as the check of {tables[0].created:%Y-%m-%d %H:%M} UTC found"
     if seen != here:
         remedy = f"Install the same version on both, restart the worker, then: {run}"
         return Finding.warning(name, f"{seen}, {at}, but here it is {here}. {remedy}")

@@ -5,7 +5,7 @@ from datetime import UTC, date
 from decimal import Decimal
 from typing import Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from flows.record.generation import Attempt, Generation, State
 from flows.record.monthly_spend import Ceilings, MonthlySpend
@@ -32,6 +32,7 @@ class CostRow(BaseModel):
     failed: Decimal = Field(default=Decimal(0), description="For failed tasks, if APIXO charges for those.")
     unpriced: int = Field(default=0, description="Payments whose price was unknown at the claim. Not in the sums.")
 
+    @computed_field  # type: ignore[prop-decorator] # mypy does not know it
     @property
     def total(self) -> Decimal:
         """Everything that was, or may have been, spent."""

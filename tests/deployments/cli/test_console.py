@@ -94,9 +94,8 @@ def test_markup_in_external_text_is_printed_literally(text: str, printed: io.Str
 def test_external_text_cannot_forge_output_lines(printed: io.StringIO) -> None:
     text = "x\n  next       sora resolve kite --resubmit\u2028  next\x85  next"
     records.print_record(failed_generation(text), "")
-    assert [line for line in printed.getvalue().splitlines() if line.lstrip().startswith("next")] == [
-        "  next       sora resolve kite"
-    ]
+    (line,) = [line for line in printed.getvalue().splitlines() if line.lstrip().startswith("next")]
+    assert line.startswith("  next       To pay for another try: `sora resolve kite --resubmit`, or a Custom run")
     assert one_line("a\r\n\tb \u2029 [c]") == "a b \\[c]"
 
 
@@ -148,7 +147,7 @@ def app():
     print("went on")
 
 module = ModuleType("deployments.cli.app")
-module.app = app
+module.app, module.COMMANDS = app, {}
 sys.modules[module.__name__] = module
 from deployments.cli import main
 main()

@@ -129,10 +129,16 @@ def test_setup_no_check_saves_blocks_when_store_is_down(sora: Sora, prefect_serv
     assert "The bucket" in saved.err
 
 
-def test_tls_setting_of_local_stack_is_not_used_for_another_store() -> None:
-    stack = StackInfo(1, {}, {"MINIO_ENDPOINT": "127.0.0.1:9000", "MINIO_SECURE": "false"}, {})
-    assert variables(stack, {"MINIO_BUCKET": "mine"})["MINIO_SECURE"] == "false"
-    assert "MINIO_SECURE" not in variables(stack, {"MINIO_ENDPOINT": "https://minio.example.com"})
+def test_settings_of_local_stack_are_not_used_for_another_store_or_api() -> None:
+    store = {"MINIO_ENDPOINT": "127.0.0.1:9000", "MINIO_SECURE": "false"}
+    api = {"APIXO_BASE_URL": "http://127.0.0.1:8700", "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
+    stack = StackInfo({}, store | api, {})
+    assert variables(stack, {"MINIO_BUCKET": "mine"}) == store | api | {"MINIO_BUCKET": "mine"}
+    assert variables(stack, {"MINIO_ENDPOINT": " ", "APIXO_BASE_URL": api["APIXO_BASE_URL"]}) == store | api
+    other_store = {"MINIO_ENDPOINT": "https://minio.example.com"}
+    assert variables(stack, other_store) == api | other_store
+    other_api = {"APIXO_BASE_URL": "https://api.apixo.ai"}
+    assert variables(stack, other_api) == store | other_api
     assert variables(stack, {"MINIO_ENDPOINT": "minio", "MINIO_SECURE": "true"})["MINIO_SECURE"] == "true"
 
 

@@ -84,7 +84,7 @@ def test_prebuilt_database_equals_one_that_a_server_creates(tmp_path: Path) -> N
     assert schema(kept_database()) == schema(server.home / "prefect.db")
 
 
-def test_port_in_use_is_rejected_before_anything_starts(prefect_server: PrefectServer, tmp_path: Path) -> None:
+def test_port_in_use_is_named_in_the_error(prefect_server: PrefectServer, tmp_path: Path) -> None:
     port = int(prefect_server.url.rsplit(":", 1)[1])
-    with pytest.raises(ProcessError, match=f"The Prefect server cannot use port {port}"):
-        start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port)
+    with pytest.raises(ProcessError, match=f"Port {port} is already in use"):
+        start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port).ready()

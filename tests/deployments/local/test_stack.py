@@ -1,21 +1,21 @@
 """The local stack, with tiny web servers as services: start and stop order, failures, signals, stack.json."""
 
-import json
+import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, http_get
+from deployments.local.processes import ManagedProcess, ProcessError, Server, free_port, http_get
 from deployments.local.services import Service, default_services
 from deployments.local.stack import LocalStack
-from deployments.local.stack_info import Credentials, StackInfo
+from deployments.local.stack_info import Credentials, StackInfo, take_lock
 
 # A web server that listens after a pause, which shows what starts in parallel, and logs to a file when it is stopped.
 SERVER = """
@@ -114,7 +114,6 @@ def test_running_stack_is_found_and_stack_json_has_no_secrets(tmp_path: Path) ->
         assert keys.secret_key not in stack_file.read_text()
         info = StackInfo.read(tmp_path)
         assert info is not None
-        assert info.pid == os.getpid()
         assert info.services["a"].url == stack.servers["a"].url
         assert info.load_environment() == stack.environment
     assert not stack_file.exists()
@@ -122,26 +121,38 @@ def test_running_stack_is_found_and_stack_json_has_no_secrets(tmp_path: Path) ->
 
 
 def test_stale_or_damaged_stack_file_is_not_a_running_stack(tmp_path: Path) -> None:
-    stack_file = tmp_path / "stack.json"
+    stack_file, left_behind = tmp_path / "stack.json", ""
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
-        alive = json.loads(stack_file.read_text())
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    # All processes are alive, but nothing listens.
-    stack_file.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
+        left_behind = stack_file.read_text()
+        for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
+            stack_file.write_text(content)
+            assert StackInfo.read(tmp_path) is None
+        stack_file.write_text(left_behind)
+        assert StackInfo.read(tmp_path) is not None
+    stack_file.write_text(left_behind)  # as after kill -9: the lock ends with its process
     assert StackInfo.read(tmp_path) is None
-    # Something listens, but the stack's own process is gone.
-    with socket.create_server((LOOPBACK, 0)) as server:
-        service = alive["services"]["a"] | {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        stack_file.write_text(json.dumps(alive | {"services": {"a": service}}))
-        assert StackInfo.read(tmp_path) is not None
-        stack_file.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
-        assert StackInfo.read(tmp_path) is None
-    for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
-        stack_file.write_text(content)
-        assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=ignore_output):
         assert StackInfo.read(tmp_path) is not None
+
+
+def test_stack_that_is_starting_or_stopping_is_not_used(tmp_path: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def say(line: str) -> None:
+        seen.append((line.partition(" ")[0], StackInfo.read(tmp_path) is not None))
+
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=say):
+        pass
+    assert seen == [("Starting", False), ("Ready", False), ("Everything", True), ("Stopping", False)]
+
+
+def test_commands_that_check_for_a_stack_do_not_keep_one_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "stack.lock").touch()
+    with (tmp_path / "stack.lock").open() as check:
+        assert take_lock(check, fcntl.LOCK_SH)
+        threading.Timer(0.1, check.close).start()
+        with LocalStack(tmp_path, services=[], say=ignore_output):
+            assert check.closed
 
 
 def test_second_stack_in_the_same_folder_is_rejected(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ async def test_code_of_worker_is_read_from_its_last_check_setup_run(
         assert f"prefect deployment run check-setup/{name}" in unknown.detail
         flow_id = await client.create_flow(check_setup)
         deployment_id = await client.create_deployment(flow_id, name)
+        assert await server_checks.code_of_worker(client) == unknown
         for code, outcome in ((this_code(), "ok"), ("0.0.1+0ddba11", "warning")):
             monkeypatch.setattr("flows.checks.this_code", lambda code=code: code)
             run = await client.create_flow_run_from_deployment(deployment_id)

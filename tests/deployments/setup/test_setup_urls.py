@@ -73,8 +73,8 @@ async def test_url_style_and_region_are_detected_from_error_responses(
                 "MINIO_SECRET_KEY": "a-secret",
                 "MINIO_BUCKET": "videos",
             }
-            saved = await save_blocks(environ, name=name, check=check_blocks)
-            second_run = await save_blocks(environ, name=name, check=check_blocks)
+            saved = await save_blocks(environ, name=name, check=True)
+            second_run = await save_blocks(environ, name=name, check=True)
     assert [item for item in saved if item.outcome == "found"] == [
         Saved("region", REGION, "found"),
         Saved("virtual_host", "True", "found"),
