@@ -1,6 +1,6 @@
 """The API's replies as types, and how they are parsed. All pure.
 
-Each state of a task has its own class, so a result exists only on `Succeeded` and a reason only on `Failed`.
+Each kind of state has its own class, so a result exists only on `Succeeded` and a reason only on `Failed`.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
 
 
 class TaskStatus(BaseModel):
-    """What the provider says about a task. The subclasses are its states; undocumented fields are left out."""
+    """What the provider says about a task. The subclasses are the kinds of state; undocumented fields are left out."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -48,16 +48,12 @@ class TaskStatus(BaseModel):
     remarks: tuple[str, ...] = Field(default=(), description="What differs from the documentation, for the log.")
 
 
-class Pending(TaskStatus):
-    """`pending`: waiting for its turn."""
-
-
-class Processing(TaskStatus):
-    """`processing`: in progress."""
+class InProgress(TaskStatus):
+    """`pending`, `processing`, or an undocumented state that says that the task is in progress."""
 
 
 class UnknownState(TaskStatus):
-    """An undocumented state, without a result or a failCode. Polling continues: a documented state may follow."""
+    """Any other state, without a result or a failCode. Polling continues: a documented state may follow."""
 
 
 class Succeeded(TaskStatus):
@@ -73,7 +69,7 @@ class Failed(TaskStatus):
     fail_message: str = Field(description="The provider's `failMsg`.")
 
 
-Status = Pending | Processing | UnknownState | Succeeded | Failed
+Status = InProgress | UnknownState | Succeeded | Failed
 
 
 class Envelope(BaseModel):
@@ -208,7 +204,7 @@ def _words(envelope: Envelope) -> str:
 
 
 _MAX_TASK_NUMBER: Final = 10**100
-_UNDER_WAY: Final = re.compile(
+_IN_PROGRESS: Final = re.compile(
     r"pending|processing|progress|queu|retrying|running|wait|(?<!miss)ing$"
     r"|^(created|submitted|scheduled|throttled|not[_ ]?start(ed)?)$"
 )
@@ -275,8 +271,9 @@ def usable_task_id(value: object) -> str | None:
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     """The state of the task that was polled.
 
-    Documented states match in any case and with surrounding spaces. Any other state is a success or failure if it
-    comes with a result or a failCode, unless it says that the task is in progress.
+    Documented states match in any case and with surrounding spaces. An undocumented state that says that the task is in
+    progress counts as that, whatever comes with it. Any other is a success or failure if it comes with a result or a
+    failCode.
 
     Raises:
         UnexpectedReplyError: no state, another task's state, or a success without a readable result.
@@ -290,36 +287,27 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     state = data.get("state")
     times = {name: data.get(name) for name in ("createTime", "completeTime", "costTime")}
     known = {"task_id": task_id, "state": _clean(state), **times}
+    word = state.strip().lower() if isinstance(state, str) else ""
     try:
-        match state.strip().lower() if isinstance(state, str) else None:
-            case "success":
-                return _succeeded(data, known)
-            case "failed":
-                return _failed(data, known)
-            case "pending":
-                return Pending(**known)
-            case "processing":
-                return Processing(**known)
-            case _:
-                return _undocumented(data, known)
+        if word == "success":
+            return _succeeded(data, known)
+        if word == "failed":
+            return _failed(data, known)
+        if _IN_PROGRESS.search(word):
+            return InProgress(**known)
+        return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
         raise _unexpected(f"APIXO's status of task {task_id} has an invalid shape: {_show(data)}.", task_id) from error
-
-
-def says_under_way(state: str) -> bool:
-    """Whether an undocumented state says that the task is in progress."""
-    return _UNDER_WAY.search(state.strip().lower()) is not None
 
 
 def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
     """Interprets an undocumented state by the fields that come with it."""
     task_id, state = known["task_id"], data.get("state")
-    is_under_way = isinstance(state, str) and says_under_way(state)
     quoted = f"APIXO reports task {task_id} as {_show(state)}, an undocumented state"
-    if not is_under_way and find_result_urls(data):
+    if find_result_urls(data):
         return _succeeded(data, known, f"{quoted}. It came with a result, so it counts as a success.")
     code = data.get("failCode")
-    if not is_under_way and isinstance(code, str | int) and _clean(code).strip().lower() not in _NO_FAIL_CODES:
+    if isinstance(code, str | int) and _clean(code).strip().lower() not in _NO_FAIL_CODES:
         return _failed(data, known, f"{quoted}. It came with a failCode, so it counts as a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
