@@ -233,8 +233,7 @@ class VideoRequest(BaseModel):
     @property
     def image_limits(self) -> ImageLimits:
         """The limits of an image, for all models that may get it."""
-        known = [catalog.find(name) for name in self.models]
-        return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
+        return functools.reduce(operator.and_, (catalog.find(name) or ImageLimits() for name in self.models))
 
     @property
     def _mode(self) -> str:

@@ -282,15 +282,15 @@ def test_image_limits_cover_every_model_that_may_receive_the_image(
     models: list[str], image: tuple[ImageFormat, int, int], words: str | None
 ) -> None:
     limits = VideoRequest(prompt="A kite", model=models[0], fallback_models=models[1:]).image_limits
-    found = limits.problem(*image)
+    found = limits.image_problem(*image)
     assert (found is None) == (words is None)
     assert words is None or (found is not None and words in found)
 
 
 def test_image_byte_limit_is_the_smallest_of_all_models() -> None:
-    assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_bytes == 20_000_000
+    assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_image_bytes == 20_000_000
     chained = VideoRequest(prompt="A kite", model="wan-2-5-video", duration=5, fallback_models=["kling-3-0-turbo"])
-    assert chained.image_limits.max_bytes == 10_000_000
+    assert chained.image_limits.max_image_bytes == 10_000_000
 
 
 def test_one_of_and_shape_of_and_duration_ranges() -> None:
