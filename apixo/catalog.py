@@ -225,7 +225,7 @@ class VideoModel(ImageLimits):
 
     def mode_for(self, mode: str | None, images: int) -> str:
         """The mode of a request: its own, else the first mode that accepts this many images, else the closest one."""
-        if mode is not None:
+        if mode:
             return mode
         names = list(self.modes)
         fitting = [name for name in names if self.modes[name].accepts(images)]
@@ -355,6 +355,14 @@ def one_of(values: Iterable[object]) -> str:
     *first, last = [str(value) for value in listed]
     return f"{', '.join(first)} or {last}" if first else last
 
+
+UNKNOWN: Final = VideoModel(
+    source="Not in the catalog.",
+    modes={"text-to-video": Mode(images=(0, 0)), "image-to-video": Mode(images=(1, None))},
+    other_ratios=True,
+    other_options=True,
+)
+"""A model that is not in the catalog: its requests are sent as they were given."""
 
 _MODELS: Final = TypeAdapter(dict[Annotated[str, Field(pattern=NAME_PATTERN)], VideoModel])
 OURS: Final = Path(__file__).with_name("models.json")

@@ -174,8 +174,11 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
         {"mode": "pro-image-to-video", "duration": 5, "image_urls": [IMAGE]}, 5, None,
     ),
     ({"model": "grok-video"}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6, "landscape"),
+    ({"model": "grok-video", "mode": ""}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6,
+     "landscape"),
     # What the catalog does not have is sent as it is.
     ({"model": "future-1"}, {"mode": "text-to-video"}, None, None),
+    ({"model": "future-1", "mode": "", "aspect_ratio": ""}, {"mode": "text-to-video"}, None, None),
     (
         {"model": "future-1", "duration": 99, "aspect_ratio": "3:1", "mode": "x", "options": {"a": {"b": [1]}}},
         {"mode": "x", "duration": 99, "aspect_ratio": "3:1", "a": {"b": [1]}}, 99, "landscape",
