@@ -33,7 +33,7 @@ from apixo.errors import (
     UntrustedCertificateError,
     generation_failed,
 )
-from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
+from apixo.replies import Failed, InProgress, Status, Succeeded, TaskStatus, UnknownState
 from apixo.retries import may_resubmit, parse_retry_after, retry_delay
 from apixo.video_request import VideoRequest
 from apixo.waiting import wait_for_end
@@ -49,6 +49,7 @@ __all__ = [
     "Failed",
     "GenerationFailedError",
     "GivenUpError",
+    "InProgress",
     "InputDownloadError",
     "InsufficientBalanceError",
     "InsufficientCreditsError",
@@ -57,9 +58,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoReplyError",
     "NotSentError",
-    "Pending",
     "PermissionDeniedError",
-    "Processing",
     "ProvablyUnpaidError",
     "ProviderFailureError",
     "RateLimitError",

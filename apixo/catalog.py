@@ -9,7 +9,6 @@ import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -144,43 +143,42 @@ class Mode(_Part):
         return images >= least and (most is None or images <= most)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """Which images one or several models accept.
+class ImageLimits(_Part):
+    """Which images one or several models accept."""
 
-    Attributes:
-        max_bytes: the largest file.
-        formats: the accepted formats, as detected from the file's bytes.
-        least_pixels, most_pixels: the limits for each side; None: no known limit.
-    """
+    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
+    image_formats: tuple[ImageFormat, ...] = Field(
+        default=IMAGE_FORMATS, min_length=1, description="As detected from the file's bytes."
+    )
+    image_side_pixels: Limits = Field(
+        default=(1, None), description="Minimum and maximum pixels on each side of an image; null: no known limit."
+    )
 
-    max_bytes: int = MAX_IMAGE_BYTES
-    formats: tuple[ImageFormat, ...] = IMAGE_FORMATS
-    least_pixels: int = 1
-    most_pixels: int | None = None
-
-    def problem(self, kind: ImageFormat, width: int, height: int) -> str | None:
+    def image_problem(self, kind: ImageFormat, width: int, height: int) -> str | None:
         """What is allowed, if this image is not; None if it is."""
-        if kind not in self.formats:
-            return f"is a {kind}, but the model accepts {one_of(self.formats)}"
-        if min(width, height) < self.least_pixels:
-            return f"has {width} x {height} pixels, but the model requires at least {self.least_pixels:,} on each side"
-        if self.most_pixels is not None and max(width, height) > self.most_pixels:
-            return f"has {width} x {height} pixels, but the model allows at most {self.most_pixels:,} on each side"
+        least, most = self.image_side_pixels
+        if not self.image_formats:
+            return f"is a {kind}, but the model and its fallback models have no format in common"
+        if kind not in self.image_formats:
+            return f"is a {kind}, but the model accepts {one_of(self.image_formats)}"
+        if min(width, height) < least:
+            return f"has {width} x {height} pixels, but the model requires at least {least:,} on each side"
+        if most is not None and max(width, height) > most:
+            return f"has {width} x {height} pixels, but the model allows at most {most:,} on each side"
         return None
 
     def __and__(self, other: "ImageLimits") -> "ImageLimits":
-        """The limits that satisfy both."""
-        most = [pixels for pixels in (self.most_pixels, other.most_pixels) if pixels is not None]
-        return ImageLimits(
-            max_bytes=min(self.max_bytes, other.max_bytes),
-            formats=tuple(kind for kind in self.formats if kind in other.formats),
-            least_pixels=max(self.least_pixels, other.least_pixels),
-            most_pixels=min(most, default=None),
+        """The limits that satisfy both. Not validated: no image may satisfy them."""
+        (least, most), (other_least, other_most) = self.image_side_pixels, other.image_side_pixels
+        known = [pixels for pixels in (most, other_most) if pixels is not None]
+        return ImageLimits.model_construct(
+            max_image_bytes=min(self.max_image_bytes, other.max_image_bytes),
+            image_formats=tuple(kind for kind in self.image_formats if kind in other.image_formats),
+            image_side_pixels=(max(least, other_least), min(known, default=None)),
         )
 
 
-class VideoModel(_Part):
+class VideoModel(ImageLimits):
     """What one model supports. The defaults are what the provider documents for video models in general."""
 
     source: str = Field(description="Where this comes from, and what is unknown.")
@@ -200,11 +198,6 @@ class VideoModel(_Part):
     other_options: bool = Field(default=False, description="Whether it has others that are not listed.")
     options_with_images: dict[str, Any] = Field(
         default_factory=dict, description="Options that a request with images gets unless it sets them."
-    )
-    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
-    image_formats: tuple[ImageFormat, ...] = Field(default=IMAGE_FORMATS, min_length=1)
-    image_side_pixels: Limits = Field(
-        default=(1, None), description="Minimum and maximum pixels on each side of an image; null: no known limit."
     )
     first_wait_seconds: Pause = Field(default=60, description="APIXO on video in general: first after 60 s, …")
     poll_interval_seconds: Pause = Field(default=15, description="… then every 15 s.")
@@ -230,15 +223,9 @@ class VideoModel(_Part):
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its ratios as they are sent")
         return self
 
-    @property
-    def image_limits(self) -> ImageLimits:
-        """Which images it accepts."""
-        least, most = self.image_side_pixels
-        return ImageLimits(self.max_image_bytes, self.image_formats, least, most)
-
     def mode_for(self, mode: str | None, images: int) -> str:
         """The mode of a request: its own, else the first mode that accepts this many images, else the closest one."""
-        if mode is not None:
+        if mode:
             return mode
         names = list(self.modes)
         fitting = [name for name in names if self.modes[name].accepts(images)]
@@ -269,14 +256,14 @@ class VideoModel(_Part):
         if not isinstance(mode, str) or mode not in self.modes:
             return [("mode", f"must be {one_of(self.modes)} with {name}")]
         return [
-            *self._image_problems(mode, len(sent.get("image_urls") or ()), name),
+            *self._image_count_problems(mode, len(sent.get("image_urls") or ()), name),
             *self._prompt_problems(sent.get("prompt"), name),
             *self._duration_problems(sent.get("duration"), mode, name),
             *self._ratio_problems(sent.get(self.ratio_field), name),
             *self._option_problems(sent, mode, name),
         ]
 
-    def _image_problems(self, mode: str, count: int, name: str) -> Iterable[FieldProblem]:
+    def _image_count_problems(self, mode: str, count: int, name: str) -> Iterable[FieldProblem]:
         least, most = self.modes[mode].images
         if count < least:
             number = "one URL" if least == 1 else f"{least} URLs"
@@ -368,6 +355,14 @@ def one_of(values: Iterable[object]) -> str:
     *first, last = [str(value) for value in listed]
     return f"{', '.join(first)} or {last}" if first else last
 
+
+UNKNOWN: Final = VideoModel(
+    source="Not in the catalog.",
+    modes={"text-to-video": Mode(images=(0, 0)), "image-to-video": Mode(images=(1, None))},
+    other_ratios=True,
+    other_options=True,
+)
+"""A model that is not in the catalog: its requests are sent as they were given."""
 
 _MODELS: Final = TypeAdapter(dict[Annotated[str, Field(pattern=NAME_PATTERN)], VideoModel])
 OURS: Final = Path(__file__).with_name("models.json")

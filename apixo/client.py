@@ -286,8 +286,6 @@ class ApixoClient(StatusClient):
         """Sends the paid call exactly once. Returns the task id.
 
         Args:
-            request: the video.
-            callback_url: the URL that the provider calls when the task ends; None: no callback.
             idempotency_key: identifies this call, in case the provider starts to recognize repeated calls by it. APIXO
                 documents no such key for the single call, so nothing relies on it. Printable ASCII.
             before_sending: called after the wait for the rate limit, right before connecting. If it raises, nothing

@@ -191,7 +191,6 @@ class GenerationFailedError(ApixoError):
 
     Attributes:
         fail_code: the provider's raw `failCode`, which may be undocumented.
-        fail_message: the provider's `failMsg`.
         permanent: the same request cannot succeed, however often it is sent.
         advice: what to do next, for the user.
     """
@@ -199,12 +198,9 @@ class GenerationFailedError(ApixoError):
     permanent: ClassVar[bool] = False
     advice: ClassVar[str] = "APIXO does not document this reason; a new submission may succeed."
 
-    def __init__(
-        self, message: str, *, fail_code: str = "", fail_message: str = "", task_id: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, fail_code: str = "", task_id: str | None = None) -> None:
         super().__init__(message, task_id=task_id)
         self.fail_code = fail_code
-        self.fail_message = fail_message
 
 
 class ContentViolationError(GenerationFailedError):
@@ -383,4 +379,4 @@ def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None)
     about = f" This concerns {part}." if part else ""
     verdict = f"Task {task_id} was given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
     message = f"{verdict} ({text}).{about} {cls.advice}"
-    return cls(message, fail_code=fail_code, fail_message=fail_message, task_id=task_id)
+    return cls(message, fail_code=fail_code, task_id=task_id)

@@ -36,14 +36,10 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
 
     Reads `HTTPS_PROXY`, else `ALL_PROXY`, each in lower case first, like curl and urllib, and honors `NO_PROXY`.
     Loopback hosts are always reached directly. So are http:// URLs if requests carry a key, which the proxy would see.
+    The proxy's URL has a scheme. It may contain a user name and password, so it is a secret.
 
     Args:
-        url: the server's URL.
-        environ: the environment variables.
         carries_key: whether requests carry a key of ours. Without one, `HTTP_PROXY` counts for http:// URLs.
-
-    Returns:
-        The proxy's URL with its scheme. It may contain a user name and password, so it is a secret.
 
     Raises:
         ValueError: the environment sets a proxy that is not an HTTP proxy.
@@ -88,8 +84,7 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     Mozilla's.
 
     Raises:
-        ValueError: one of the two variables names a missing path, or a file without certificates. Nothing would be
-            trusted, and each connection would blame its server.
+        ValueError: one of the two variables is wrong; see `named_certificates`.
     """
     named = named_certificates(environ)
     context = ssl.create_default_context()
@@ -105,7 +100,8 @@ def named_certificates(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Which of `SSL_CERT_FILE` and `SSL_CERT_DIR` are set. Takes a fraction of a millisecond.
 
     Raises:
-        ValueError: one of them names a missing path, or a file without certificates.
+        ValueError: one of them names a missing path, or a file without certificates. Nothing would be trusted, and
+            each connection would blame its server.
     """
     named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
     for name in named:

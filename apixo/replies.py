@@ -1,6 +1,6 @@
 """The API's replies as types, and how they are parsed. All pure.
 
-Each state of a task has its own class, so a result exists only on `Succeeded` and a reason only on `Failed`.
+Each kind of state has its own class, so a result exists only on `Succeeded` and a reason only on `Failed`.
 """
 
 import contextlib
@@ -8,9 +8,9 @@ import json
 import math
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from apixo.errors import (
     ENVELOPE_ONLY,
@@ -24,40 +24,25 @@ from apixo.redaction import excerpt
 from apixo.results import DOCUMENTED, find_result_urls
 
 
-def _lenient_int(value: object) -> int | None:
-    """Times are only informative: a malformed one must not cost a video."""
-    try:
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
-
-
 class TaskStatus(BaseModel):
-    """What the provider says about a task. The subclasses are its states; undocumented fields are left out."""
+    """What the provider says about a task. The subclasses are the kinds of state; undocumented fields are left out."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
     task_id: str = Field(description="The provider's id of the task.")
     state: str = Field(description="The state as the provider wrote it.")
-    create_time_ms: LenientInt = Field(default=None, alias="createTime", description="Created, Unix milliseconds.")
-    complete_time_ms: LenientInt = Field(default=None, alias="completeTime", description="Ended, Unix milliseconds.")
-    cost_time_ms: LenientInt = Field(default=None, alias="costTime", description="Processing time, milliseconds.")
+    create_time_ms: int | None = Field(default=None, description="Created, Unix milliseconds.")
+    complete_time_ms: int | None = Field(default=None, description="Ended, Unix milliseconds.")
+    cost_time_ms: int | None = Field(default=None, description="Processing time, milliseconds.")
     remarks: tuple[str, ...] = Field(default=(), description="What differs from the documentation, for the log.")
 
 
-class Pending(TaskStatus):
-    """`pending`: waiting for its turn."""
-
-
-class Processing(TaskStatus):
-    """`processing`: in progress."""
+class InProgress(TaskStatus):
+    """`pending`, `processing`, or an undocumented state that says that the task is in progress."""
 
 
 class UnknownState(TaskStatus):
-    """An undocumented state, without a result or a failCode. Polling continues: a documented state may follow."""
+    """Any other state, without a result or a failCode. Polling continues: a documented state may follow."""
 
 
 class Succeeded(TaskStatus):
@@ -73,7 +58,7 @@ class Failed(TaskStatus):
     fail_message: str = Field(description="The provider's `failMsg`.")
 
 
-Status = Pending | Processing | UnknownState | Succeeded | Failed
+Status = InProgress | UnknownState | Succeeded | Failed
 
 
 class Envelope(BaseModel):
@@ -208,7 +193,7 @@ def _words(envelope: Envelope) -> str:
 
 
 _MAX_TASK_NUMBER: Final = 10**100
-_UNDER_WAY: Final = re.compile(
+_IN_PROGRESS: Final = re.compile(
     r"pending|processing|progress|queu|retrying|running|wait|(?<!miss)ing$"
     r"|^(created|submitted|scheduled|throttled|not[_ ]?start(ed)?)$"
 )
@@ -275,8 +260,9 @@ def usable_task_id(value: object) -> str | None:
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     """The state of the task that was polled.
 
-    Documented states match in any case and with surrounding spaces. Any other state is a success or failure if it
-    comes with a result or a failCode, unless it says that the task is in progress.
+    Documented states match in any case and with surrounding spaces. An undocumented state that says that the task is in
+    progress counts as that, whatever comes with it. Any other is a success or failure if it comes with a result or a
+    failCode.
 
     Raises:
         UnexpectedReplyError: no state, another task's state, or a success without a readable result.
@@ -288,38 +274,39 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     if named is not None and str(named).strip() != task_id:
         raise _unexpected(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
     state = data.get("state")
-    times = {name: data.get(name) for name in ("createTime", "completeTime", "costTime")}
-    known = {"task_id": task_id, "state": _clean(state), **times}
+    known = {
+        "task_id": task_id,
+        "state": _clean(state),
+        "create_time_ms": _milliseconds(data.get("createTime")),
+        "complete_time_ms": _milliseconds(data.get("completeTime")),
+        "cost_time_ms": _milliseconds(data.get("costTime")),
+    }
+    word = state.strip().lower() if isinstance(state, str) else ""
+    if word == "success":
+        return _succeeded(data, known)
+    if word == "failed":
+        return _failed(data, known)
+    if _IN_PROGRESS.search(word):
+        return InProgress(**known)
+    return _undocumented(data, known)
+
+
+def _milliseconds(value: Any) -> int | None:
+    """Times are only informative: a malformed one must not cost a video."""
     try:
-        match state.strip().lower() if isinstance(state, str) else None:
-            case "success":
-                return _succeeded(data, known)
-            case "failed":
-                return _failed(data, known)
-            case "pending":
-                return Pending(**known)
-            case "processing":
-                return Processing(**known)
-            case _:
-                return _undocumented(data, known)
-    except (ValidationError, TypeError) as error:
-        raise _unexpected(f"APIXO's status of task {task_id} has an invalid shape: {_show(data)}.", task_id) from error
-
-
-def says_under_way(state: str) -> bool:
-    """Whether an undocumented state says that the task is in progress."""
-    return _UNDER_WAY.search(state.strip().lower()) is not None
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
     """Interprets an undocumented state by the fields that come with it."""
     task_id, state = known["task_id"], data.get("state")
-    is_under_way = isinstance(state, str) and says_under_way(state)
     quoted = f"APIXO reports task {task_id} as {_show(state)}, an undocumented state"
-    if not is_under_way and find_result_urls(data):
+    if find_result_urls(data):
         return _succeeded(data, known, f"{quoted}. It came with a result, so it counts as a success.")
     code = data.get("failCode")
-    if not is_under_way and isinstance(code, str | int) and _clean(code).strip().lower() not in _NO_FAIL_CODES:
+    if isinstance(code, str | int) and _clean(code).strip().lower() not in _NO_FAIL_CODES:
         return _failed(data, known, f"{quoted}. It came with a failCode, so it counts as a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
@@ -352,20 +339,17 @@ def _clean(text: object) -> str:
 
 def _envelope(body: bytes) -> Envelope | None:
     try:
-        return Envelope.model_validate_json(body, strict=True)
-    except ValidationError:
-        pass
-    try:  # such as "message": null or a number; only the code matters
-        loose = json.loads(body)
-        code = loose["code"]
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        parsed = json.loads(body)
+        code = parsed["code"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     # Only an acceptance may be text, or 200.0 from a serializer: a rejection must be exactly as documented.
     if (isinstance(code, str) and code.strip() == "200") or (isinstance(code, float) and code == 200):
         code = 200
     if not isinstance(code, int) or isinstance(code, bool):
         return None
-    return Envelope.model_validate({**loose, "code": code, "message": str(loose.get("message") or "")})
+    # The message may be null or a number: only the code matters.
+    return Envelope.model_validate({**parsed, "code": code, "message": str(parsed.get("message") or "")})
 
 
 def _unexpected(message: str, task_id: str | None = None) -> UnexpectedReplyError:

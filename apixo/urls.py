@@ -28,14 +28,9 @@ def normalize_url(text: str, *, base: str | None = None) -> str:
 
     Removes surrounding characters (spaces, quotes, angle brackets, invisible characters), line breaks, and the
     fragment, which is never sent. Backslashes count as slashes, as in every browser. The default scheme is https.
-    Characters that a URL may not contain are percent-encoded, once.
-
-    Args:
-        text: the URL; with a base, it may be relative.
-        base: the absolute URL that a relative one refers to, as in a redirect.
-
-    Returns:
-        The URL. Text that is not a URL is returned in a form that `httpx.URL`, or a check of its scheme, rejects.
+    Characters that a URL may not contain are percent-encoded, once. With an absolute URL as base, the text may be
+    relative to it, as in a redirect. Text that is not a URL is returned in a form that `httpx.URL`, or a check of its
+    scheme, rejects.
     """
     if _PLAIN.fullmatch(text):
         return text

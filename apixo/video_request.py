@@ -196,10 +196,10 @@ class VideoRequest(BaseModel):
 
     def _unknown_options(self) -> list[FieldProblem]:
         """Options that neither the model nor a fallback model has: a typo would be paid for."""
-        chain = [catalog.find(name) for name in (self.model, *self.fallback_models)]
-        if any(known is None or known.other_options for known in chain):
+        chain = [catalog.find(name) or catalog.UNKNOWN for name in self.models]
+        if any(known.other_options for known in chain):
             return []
-        taken = {name for known in chain if known is not None for name in known.options}
+        taken = {name for known in chain for name in known.options}
         lists = f"it supports {', '.join(sorted(taken))}" if taken else "it supports none"
         unknown = [name if _OPTION_NAME.fullmatch(name) else "a name" for name in self.options if name not in taken]
         return [(("options",), f"contains {name}, which {self.model} does not support; {lists}") for name in unknown]
@@ -210,6 +210,10 @@ class VideoRequest(BaseModel):
         return catalog.find(self.model)
 
     @property
+    def _known(self) -> VideoModel:
+        return self.cataloged or catalog.UNKNOWN
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Its model, then the fallback models."""
         return tuple(dict.fromkeys((self.model, *self.fallback_models)))
@@ -217,15 +221,12 @@ class VideoRequest(BaseModel):
     @property
     def seconds(self) -> int | None:
         """The requested duration in seconds; None: the model has none, or is unknown and none was given."""
-        known = self.cataloged
-        return known.seconds(self.duration, self._mode) if known else self.duration
+        return self._known.seconds(self.duration, self._mode)
 
     @property
     def shape(self) -> Shape | None:
         """The requested orientation; None: the model decides."""
-        known = self.cataloged
-        if known is None:
-            return catalog.shape_of(self.aspect_ratio)
+        known = self._known
         if known.ratio_field in self.options:
             return catalog.shape_of(str(self.options[known.ratio_field]))
         return catalog.shape_of(known.ratio(self.aspect_ratio, self._mode))
@@ -233,15 +234,11 @@ class VideoRequest(BaseModel):
     @property
     def image_limits(self) -> ImageLimits:
         """The limits of an image, for all models that may get it."""
-        known = [catalog.find(name) for name in self.models]
-        return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
+        return functools.reduce(operator.and_, (catalog.find(name) or catalog.UNKNOWN for name in self.models))
 
     @property
     def _mode(self) -> str:
-        known = self.cataloged
-        if known is not None:
-            return known.mode_for(self.mode, len(self.image_urls))
-        return self.mode or ("image-to-video" if self.image_urls else "text-to-video")
+        return self._known.mode_for(self.mode, len(self.image_urls))
 
     def on(self, model: str) -> Self:
         """The same request for another model, such as a fallback, without fields that it does not have."""
@@ -268,21 +265,14 @@ class VideoRequest(BaseModel):
 
     def input(self) -> dict[str, Any]:
         """The body's `input`: the common fields with the model's own names, and the options that it has."""
-        known = self.cataloged
-        if known is None:
-            fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
-            options = self.options
-        else:
-            fields = {
-                "duration": known.seconds(self.duration, self._mode),
-                known.ratio_field: known.ratio(self.aspect_ratio, self._mode),
-            }
-            options = {k: v for k, v in self.options.items() if known.other_options or k in known.options}
-            if self.image_urls:
-                options = known.options_with_images | options
+        known = self._known
+        fields = {"duration": self.seconds, known.ratio_field: known.ratio(self.aspect_ratio, self._mode)}
+        options = {k: v for k, v in self.options.items() if known.other_options or k in known.options}
+        if self.image_urls:
+            options = known.options_with_images | options
         made: dict[str, Any] = {"mode": self._mode, "prompt": self.prompt}
         made |= {name: value for name, value in fields.items() if value is not None}
-        if known.remove_watermark if known else not self.remove_watermark:
+        if known.remove_watermark or (known is catalog.UNKNOWN and not self.remove_watermark):
             made["remove_watermark"] = self.remove_watermark
         if self.image_urls:
             made["image_urls"] = list(self.image_urls)
@@ -290,10 +280,10 @@ class VideoRequest(BaseModel):
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
         """The JSON body of the paid call. With a callback URL, the request type is `callback`, else `async`."""
-        known = self.cataloged
+        provider = self._known.provider
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
-        if known is not None and known.provider is not None:
-            body["provider"] = known.provider
+        if provider is not None:
+            body["provider"] = provider
         if callback_url:
             body["callback_url"] = callback_url
         return body

@@ -36,11 +36,9 @@ async def wait_for_end(
     a task is known right after its submission. A final state that arrives at the deadline still counts.
 
     Args:
-        poll: requests the state once.
         initial_wait_seconds: before the first poll. 0 polls at once.
         poll_interval_seconds: between two polls, jittered; a longer Retry-After takes precedence.
         deadline_seconds: from now. There is always at least one poll.
-        report: called after every poll that does not end the wait.
 
     Raises:
         DeadlineError: the task did not end before the deadline.

@@ -28,10 +28,7 @@ _OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 class LifecycleRule:
     """An enabled rule that deletes current objects, or moves them to a class that cannot be read directly.
 
-    Attributes:
-        name: the rule's ID; may be empty.
-        prefix: of the object names that it applies to; empty: all.
-        effect: what it does, in words.
+    The name, its ID, may be empty. An empty prefix applies to every object.
     """
 
     name: str
@@ -52,9 +49,7 @@ class BucketSettings:
     """The settings of a bucket that could be read.
 
     Attributes:
-        rules: the lifecycle rules that remove something.
         retention: the default retention of an object lock, such as `COMPLIANCE for 30 days`; empty: none is known.
-        versioned: whether overwritten and deleted objects are kept as old versions.
         stale_release: the release, if it is a MinIO older than `FIXED_RELEASE` on several drives; else empty.
     """
 

@@ -319,7 +319,6 @@ class ObjectStore:
         """A URL that opens one object for anyone for a while. It is a secret: show it, but never log or store it.
 
         Args:
-            name, seconds: the object, and how long the URL is valid.
             download_as: a file name of plain letters; the browser then saves the object instead of showing it.
             bucket: another bucket of the same store.
         """

@@ -21,14 +21,12 @@ class Price(BaseModel):
             raise ValueError("give either per_second or per_video")
         return self
 
-    def of(self, seconds: int | None) -> Decimal | None:
-        """What a video of this length costs; None: unknown without its length."""
-        if self.per_second is None or seconds is None:
-            return self.per_video
-        return self.per_second * seconds
-
 
 def price_of(model: str, seconds: int | None, prices: Mapping[str, Price]) -> Decimal | None:
-    """What a video of this model and length costs; None: no price is known. Pure."""
-    known = prices.get(model)
-    return known.of(seconds) if known else None
+    """What a video of this model and length costs; None: there is no price, or it needs a length. Pure."""
+    price = prices.get(model)
+    if price is None:
+        return None
+    if price.per_second is None or seconds is None:
+        return price.per_video
+    return price.per_second * seconds

@@ -59,16 +59,13 @@ _FILLER: Final = "Long enough that a proxy which compresses JSON compresses this
 
 _proven: set[tuple[str, str]] = set()
 """The stores, by URL and bucket, that have passed all checks in this process."""
-_raced: set[str] = set()
-"""The stores, by URL, that have passed the race in this process."""
 
 
-async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough: bool = False) -> None:
+async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = ()) -> None:
     """Checks the store: cheap checks once per process, the race and a large upload once a day.
 
     Args:
         also: further objects that must be writable, since a policy may allow only some folders. They are not removed.
-        thorough: check everything now, whatever was checked before.
 
     Raises:
         StoreUnfitError: it did not behave as required; the message says how, and what to do about it.
@@ -77,22 +74,16 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
         StoreUnavailableError: no answer.
     """
     identity = (store.url, store.bucket)
-    if identity in _proven and not thorough:
+    if identity in _proven:
         return
-    if thorough:
-        if found := await problems(store):
-            raise found[0]
-    else:
-        await prove(store)
-        await _prove_clock(store, UNUSABLE_CLOCK_OFFSET_SECONDS)
+    await prove(store)
+    await _prove_clock(store, UNUSABLE_CLOCK_OFFSET_SECONDS)
     for name in also:
         with contextlib.suppress(PreconditionFailedError):
             await store.put_if(name, b"Shows that this may be written.\n", etag=None)
-    if not thorough and await _is_due(store):
-        if store.url not in _raced:
-            await prove_race(store)
-            await prove_large_upload(store)
-            _raced.add(store.url)
+    if await _is_due(store):
+        await prove_race(store)
+        await prove_large_upload(store)
         await mark_raced(store)
     _proven.add(identity)
 
@@ -112,7 +103,6 @@ async def problems(store: ObjectStore) -> list[StoreError]:
     if found:
         await _mark_due(store)
     else:
-        _raced.add(store.url)
         await mark_raced(store)
     return found
 
@@ -125,7 +115,6 @@ async def mark_raced(store: ObjectStore) -> None:
 async def _mark_due(store: ObjectStore) -> None:
     """Makes every run check again before it pays. Emptied, not removed: that would need another permission."""
     _proven.discard((store.url, store.bucket))
-    _raced.discard(store.url)
     with contextlib.suppress(StoreError):
         await store.put(RACED, b"")
 
@@ -280,7 +269,11 @@ async def _prove_change(store: ObjectStore) -> None:
     for attempt in range(TRIES):
         found = await _read_probe(store)
         if before is not None and found.data == before.data:
-            raise StoreUnfitError(_own_etag_rejected(before.etag, found.etag))
+            raise StoreUnfitError(
+                "The object store rejected a change with the etag of a read, although the object had not changed. Two "
+                f"reads returned {before.etag} and {found.etag}. Does a proxy in front of the store compress or cache? "
+                "Turn that off for the store.",
+            )
         try:
             await store.put_if(PROBE, _data(), etag=found.etag, content_type=_JSON)
         except PreconditionFailedError:  # changed since the read, or the etag is not the one that the store knows
@@ -314,17 +307,6 @@ async def _read_probe(store: ObjectStore) -> StoredObject:
             "replies: turn that off for the store.",
         )
     return found
-
-
-def _own_etag_rejected(etag: str, then: str) -> str:
-    """Explains why a store rejects a change with the etag from a read although the object has not changed."""
-    if then != etag:
-        what = f"Two reads of the same object returned the etags {etag} and {then}, and a change needs the right one."
-    elif etag.startswith("W/"):
-        what = f"The store's etags arrive as weak ones ({etag}), and it rejects a change with them."
-    else:
-        what = f"The object store rejected a change with the etag {etag} that a read had returned."
-    return f"{what} Does a proxy in front of it compress or cache? Turn that off for the store."
 
 
 async def _retrying(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:

@@ -33,13 +33,9 @@ and only a redirect to another host would use it."""
 
 @dataclass(frozen=True, slots=True)
 class StoreConnection:
-    """An S3 store and the keys to it.
+    """An S3 store and the keys to it. The fields are those of `blocks.VideoArchive`.
 
-    Attributes:
-        endpoint: host and port.
-        secure: whether to use https.
-        region: the region that requests are signed for.
-        virtual_host: whether the bucket's name goes in front of the host rather than into the path.
+    Its clients raise a `ValueError` if the environment sets a proxy that is not supported.
     """
 
     endpoint: str
@@ -47,7 +43,7 @@ class StoreConnection:
     secret_key: str = field(repr=False)
     secure: bool
     region: str
-    virtual_host: bool = False
+    virtual_host: bool
 
     @property
     def url(self) -> str:
@@ -66,9 +62,6 @@ class StoreConnection:
         Args:
             timeout_seconds: the longest one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
             content_type: for objects that are written without one, as by a copy.
-
-        Raises:
-            ValueError: the environment sets a proxy that is not supported.
         """
         proxy = proxy_for(self.url)
         # obstore never puts the bucket in front of the host: with virtual_host, the endpoint must already contain it.
@@ -115,11 +108,7 @@ class StoreConnection:
         }
 
     def pool(self) -> urllib3.PoolManager:
-        """Connections for minio-py, with retries: it only reads, or writes objects that no other process writes.
-
-        Raises:
-            ValueError: the environment sets a proxy that is not supported.
-        """
+        """Connections for minio-py, with retries: it only reads, or writes objects that no other process writes."""
         options: dict[str, Any] = {
             "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS),
             "retries": urllib3.Retry(
@@ -140,11 +129,7 @@ class StoreConnection:
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
     def http(self) -> httpx.Client:
-        """For requests that neither client makes. Each uses a new connection, so none can be stale. To be closed.
-
-        Raises:
-            ValueError: the environment sets a proxy that is not supported.
-        """
+        """For requests that neither client makes. Each uses a new connection, so none can be stale. To be closed."""
         return httpx.Client(
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else the ETag may be that of a compressed copy

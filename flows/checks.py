@@ -32,7 +32,7 @@ from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
 from blocks.object_store import ObjectStore
-from blocks.probe import ensure_ready, problems
+from blocks.probe import problems
 from blocks.store_errors import StoreError, WrongClockError
 from flows.balance import describe_balance, known_balance
 from flows.media.guarded_client import guarded_client, open_stream
@@ -117,7 +117,8 @@ async def check_before_paying(
     Raises:
         SoraError: the first error found.
     """
-    await ensure_ready(store, thorough=True)
+    if errors := await problems(store):
+        raise errors[0]
     await check_api(client)
     routes = await check_result_route(web, api)
     checked = [await _clock_finding(store), *routes, *await _other_findings(client, web, api, archive)]

@@ -11,16 +11,14 @@ from apixo import (
     BadRequestError,
     Failed,
     GivenUpError,
+    InProgress,
     NotSentError,
-    Pending,
-    Processing,
     Status,
     Succeeded,
     UnknownState,
     wait_for_end,
 )
 from apixo.errors import NO_END, NO_RESULT, NO_STATUS
-from apixo.replies import says_under_way
 from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error
 from flows.record.generation import Generation, PaidTask, State
@@ -124,8 +122,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
         error, status = caught, UnknownState(task_id=paid.task_id, state=NO_STATUS)
     if isinstance(status, Succeeded | Failed):
         return known, status
-    is_undocumented = isinstance(status, UnknownState) and not says_under_way(status.state)
-    word = status.state[:MAX_WORD_CHARACTERS] if is_undocumented else None
+    word = status.state[:MAX_WORD_CHARACTERS] if isinstance(status, UnknownState) else None
     if word != known.generation.attempt.stands_as:
         known = await resources.ledger.change(
             paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.clock.now()), known=known
@@ -169,8 +166,7 @@ async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
             key=found.key,
             task_id=attempt.task_id,
         ) from error
-    under_way = isinstance(status, Pending | Processing) or says_under_way(status.state)
-    if not isinstance(status, Succeeded) and (was_given_up or not under_way):
+    if not isinstance(status, Succeeded) and (was_given_up or not isinstance(status, InProgress)):
         return entry
     report_progress(found.key, "submit", f"task {attempt.task_id} has not failed after all, so nothing is paid")
     entry = await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
@@ -231,9 +227,7 @@ async def give_up_result(
     return failed_error(entry.generation, resources.options)
 
 
-def given_up(
-    status: Pending | Processing | UnknownState, *, age: timedelta, stood: timedelta, kept: timedelta
-) -> Failed | None:
+def given_up(status: InProgress | UnknownState, *, age: timedelta, stood: timedelta, kept: timedelta) -> Failed | None:
     """A failure for a task that has not ended for too long; None while an end may come. Pure.
 
     Args:
@@ -241,8 +235,7 @@ def given_up(
         stood: the time since its state was first seen, if that is undocumented.
         kept: how long APIXO keeps a result.
     """
-    is_undocumented = isinstance(status, UnknownState) and not says_under_way(status.state)
-    lasts = is_undocumented and stood >= GIVEN_UP_AFTER
+    lasts = isinstance(status, UnknownState) and stood >= GIVEN_UP_AFTER
     # A missing answer may be temporary: an outage of an hour must not end a task just because it is old.
     if not (lasts or (age >= kept and status.state != NO_STATUS)):
         return None

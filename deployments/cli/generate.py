@@ -166,12 +166,13 @@ def is_file(image: str) -> bool:
 async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, archive: str) -> VideoRequest:
     """The request with its files uploaded."""
     places = []
+    max_bytes = request.image_limits.max_image_bytes
     async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         for given in images:
             if not is_file(given):
                 places.append(given)
                 continue
-            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.image_limits.max_bytes, fit=fit)
+            found = read_own_image(Path(given), shown=given[:200], max_bytes=max_bytes, fit=fit)
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
             if found.sideways:

@@ -60,7 +60,7 @@ def _show(name: str, found: VideoModel) -> None:
         only = f", {one_of(limits.durations)} s" if limits.durations else ""
         out.print(f"  mode       {escape(mode)}: {images}{only}")
     if any(limits.images[1] != 0 for limits in found.modes.values()):
-        out.print(f"  image      {escape(_image(found.image_limits))}")
+        out.print(f"  image      {escape(_image(found))}")
     out.print(f"  prompt     {least:,} to {most:,} characters")
     default = found.seconds(None, next(iter(found.modes)))
     length = f"{one_of(found.durations)} s; {default} s by default" if found.durations else "not supported"
@@ -90,9 +90,10 @@ def _images(least: int, most: int) -> str:
 
 def _image(limits: ImageLimits) -> str:
     """The image limits on one line."""
-    most = f" and at most {limits.most_pixels:,}" if limits.most_pixels is not None else ""
-    sides = f", each side at least {limits.least_pixels:,}{most} pixels" if limits.least_pixels > 1 or most else ""
-    return f"{one_of(limits.formats)}, up to {limits.max_bytes / 1e6:g} MB{sides}"
+    least, largest = limits.image_side_pixels
+    most = f" and at most {largest:,}" if largest is not None else ""
+    sides = f", each side at least {least:,}{most} pixels" if least > 1 or most else ""
+    return f"{one_of(limits.image_formats)}, up to {limits.max_image_bytes / 1e6:g} MB{sides}"
 
 
 def _goes_with(value: Value) -> str:

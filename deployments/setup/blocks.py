@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 from apixo import ApixoError
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import PROBE
-from blocks.probe import ensure_ready, mark_raced
+from blocks.probe import ensure_ready, mark_raced, problems
 from blocks.store_errors import StoreError, WrongAddressError
 from deployments.connection import SetupError
 from flows.checks import check_api
@@ -174,7 +174,9 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
         created = await store.create_bucket()
         if known:
             await mark_raced(store)
-        await ensure_ready(store, thorough=not known)
+            await ensure_ready(store)
+        elif errors := await problems(store):
+            raise errors[0]
     return Saved("bucket", store.bucket, "created" if created else "unchanged")
 
 

@@ -143,8 +143,8 @@ async def check_as_provider(
 
 
 async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> ImageFacts:
-    found = await check_image(web, url, max_bytes=limits.max_bytes)
-    problem = limits.problem(found.format, found.width, found.height)
+    found = await check_image(web, url, max_bytes=limits.max_image_bytes)
+    problem = limits.image_problem(found.format, found.width, found.height)
     if problem is not None:
         raise ImageRefusedError(f"{found.url} {problem}")
     return found

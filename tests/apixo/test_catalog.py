@@ -174,8 +174,11 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
         {"mode": "pro-image-to-video", "duration": 5, "image_urls": [IMAGE]}, 5, None,
     ),
     ({"model": "grok-video"}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6, "landscape"),
+    ({"model": "grok-video", "mode": ""}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6,
+     "landscape"),
     # What the catalog does not have is sent as it is.
     ({"model": "future-1"}, {"mode": "text-to-video"}, None, None),
+    ({"model": "future-1", "mode": "", "aspect_ratio": ""}, {"mode": "text-to-video"}, None, None),
     (
         {"model": "future-1", "duration": 99, "aspect_ratio": "3:1", "mode": "x", "options": {"a": {"b": [1]}}},
         {"mode": "x", "duration": 99, "aspect_ratio": "3:1", "a": {"b": [1]}}, 99, "landscape",
@@ -282,15 +285,15 @@ def test_image_limits_cover_every_model_that_may_receive_the_image(
     models: list[str], image: tuple[ImageFormat, int, int], words: str | None
 ) -> None:
     limits = VideoRequest(prompt="A kite", model=models[0], fallback_models=models[1:]).image_limits
-    found = limits.problem(*image)
+    found = limits.image_problem(*image)
     assert (found is None) == (words is None)
     assert words is None or (found is not None and words in found)
 
 
 def test_image_byte_limit_is_the_smallest_of_all_models() -> None:
-    assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_bytes == 20_000_000
+    assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_image_bytes == 20_000_000
     chained = VideoRequest(prompt="A kite", model="wan-2-5-video", duration=5, fallback_models=["kling-3-0-turbo"])
-    assert chained.image_limits.max_bytes == 10_000_000
+    assert chained.image_limits.max_image_bytes == 10_000_000
 
 
 def test_one_of_and_shape_of_and_duration_ranges() -> None:

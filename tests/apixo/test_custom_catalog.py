@@ -101,3 +101,16 @@ def test_values_of_a_boolean_option_are_spelled_as_in_json(tmp_path: Path, monke
         VideoRequest(prompt="A kite", model="x", mode=mode, options={"sound": on})
     with pytest.raises(ValidationError, match=r"sound\s+is for mode b only with x"):
         VideoRequest(prompt="A kite", model="x", mode="a", options={"sound": True})
+
+
+def test_fallback_model_may_share_no_image_format_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"source": "?", "modes": {"a": {"images": [0, 1]}}}
+    models = {"x": model | {"image_formats": ["JPEG"]}, "y": model | {"image_formats": ["PNG"]}}
+    (tmp_path / "models.json").write_text(json.dumps(models))
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
+    limits = VideoRequest(prompt="A kite", model="x", fallback_models=["y"]).image_limits
+    assert limits.image_problem("PNG", 300, 300) == (
+        "is a PNG, but the model and its fallback models have no format in common"
+    )

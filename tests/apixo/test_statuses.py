@@ -12,8 +12,7 @@ from apixo import (
     AuthenticationError,
     BadRequestError,
     Failed,
-    Pending,
-    Processing,
+    InProgress,
     RateLimitError,
     ServerError,
     Status,
@@ -40,20 +39,20 @@ def data(**fields: Any) -> dict[str, Any]:
 
 
 STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
-    ({"state": "pending"}, Pending, {"state": "pending", "create_time_ms": None}),
-    ({"state": "processing", "createTime": 1_700_000_000_000}, Processing, {"create_time_ms": 1_700_000_000_000}),
-    ({"state": "queued_v2"}, UnknownState, {"state": "queued_v2"}),
-    ({"state": "processing_r2"}, UnknownState, {"state": "processing_r2", "remarks": ()}),
-    ({"state": "processing_r2", "resultJson": RESULT, "failCode": "X"}, UnknownState, {"state": "processing_r2"}),
-    ({"state": "QUEUED_V2", "resultJson": RESULT, "failCode": "X"}, UnknownState, {"state": "QUEUED_V2"}),
+    ({"state": "pending"}, InProgress, {"state": "pending", "create_time_ms": None}),
+    ({"state": "processing", "createTime": 1_700_000_000_000}, InProgress, {"create_time_ms": 1_700_000_000_000}),
+    ({"state": "queued_v2"}, InProgress, {"state": "queued_v2"}),
+    ({"state": "processing_r2"}, InProgress, {"state": "processing_r2", "remarks": ()}),
+    ({"state": "processing_r2", "resultJson": RESULT, "failCode": "X"}, InProgress, {"state": "processing_r2"}),
+    ({"state": "QUEUED_V2", "resultJson": RESULT, "failCode": "X"}, InProgress, {"state": "QUEUED_V2"}),
     ({"state": "error", "failMsg": "?"}, UnknownState, {"state": "error"}),
     ({"state": "completed", "failCode": None, "resultJson": "{}"}, UnknownState, {"state": "completed"}),
     ({"state": "expired", "failMsg": "?", "failCode": 0}, UnknownState, {"state": "expired"}),
     ({"state": "Success", "resultJson": RESULT}, Succeeded, {"state": "Success", "result_urls": (URL,), "remarks": ()}),
     ({"state": " SUCCESS\n", "resultJson": RESULT}, Succeeded, {"result_urls": (URL,), "remarks": ()}),
     ({"state": "Failed ", "failCode": "X"}, Failed, {"fail_code": "X", "remarks": ()}),
-    ({"state": "PENDING"}, Pending, {"state": "PENDING"}),
-    ({"state": " Processing"}, Processing, {"state": " Processing"}),
+    ({"state": "PENDING"}, InProgress, {"state": "PENDING"}),
+    ({"state": " Processing"}, InProgress, {"state": " Processing"}),
     ({"state": "succeeded", "resultJson": RESULT}, Succeeded, {"state": "succeeded", "result_urls": (URL,)}),
     ({"state": "processed", "resultJson": RESULT}, Succeeded, {"result_urls": (URL,)}),
     ({"state": 2, "resultJson": RESULT}, Succeeded, {"state": "2", "result_urls": (URL,)}),
@@ -70,12 +69,12 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     # In progress, in the words of other video APIs, with a placeholder for the result or the failCode.
     (
         {"state": "wait", "videoInfo": {"videoUrl": URL}, "failCode": 400, "failMsg": "please try again later"},
-        UnknownState,
+        InProgress,
         {"state": "wait"},
     ),
-    ({"state": "initializing", "task_result": {"videos": [{"url": URL}]}}, UnknownState, {"state": "initializing"}),
+    ({"state": "initializing", "task_result": {"videos": [{"url": URL}]}}, InProgress, {"state": "initializing"}),
     *(
-        ({"state": state, "failCode": "400"}, UnknownState, {"state": state})
+        ({"state": state, "failCode": "400"}, InProgress, {"state": state})
         for state in ("queuing", "generating", "Rendering ", "submitted", "created", "NOT_START", "THROTTLED")
     ),
     ({"state": "missing", "failCode": "404"}, Failed, {"fail_code": "404"}),

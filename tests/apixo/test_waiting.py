@@ -15,9 +15,8 @@ from apixo import (
     BadRequestError,
     DeadlineError,
     Failed,
+    InProgress,
     NoReplyError,
-    Pending,
-    Processing,
     RateLimitError,
     ServerError,
     Status,
@@ -27,9 +26,9 @@ from apixo import (
     wait_for_end,
 )
 
-PENDING = Pending(task_id="task_1", state="pending")
-PROCESSING = Processing(task_id="task_1", state="processing")
-UNKNOWN = UnknownState(task_id="task_1", state="queued_v2")
+PENDING = InProgress(task_id="task_1", state="pending")
+PROCESSING = InProgress(task_id="task_1", state="processing")
+UNKNOWN = UnknownState(task_id="task_1", state="on_hold")
 DONE = Succeeded(task_id="task_1", state="success", result_urls=("https://example.com/v.mp4",))
 LOST = Failed(task_id="task_1", state="failed", fail_code="X", fail_message="")
 
@@ -112,7 +111,7 @@ async def test_errors_and_unknown_states_do_not_end_the_wait(answer: Status | Ex
     assert await simulation.wait() is DONE
     assert len(simulation.polled_at) == 6
     assert {last for last, _ in simulation.reports} == {
-        "state 'queued_v2', which APIXO does not document" if answer is UNKNOWN else str(answer)
+        "state 'on_hold', which APIXO does not document" if answer is UNKNOWN else str(answer)
     }
 
 
@@ -144,7 +143,7 @@ async def test_retry_after_is_capped_at_the_deadline() -> None:
 
 async def test_deadline_error_has_last_state_and_advice() -> None:
     simulation = Simulation([PENDING, UNKNOWN])
-    with pytest.raises(DeadlineError, match=r"task_1.*200 s.*'queued_v2'.*poll again later") as raised:
+    with pytest.raises(DeadlineError, match=r"task_1.*200 s.*'on_hold'.*poll again later") as raised:
         await simulation.wait(deadline_seconds=200)
     assert raised.value.task_id == "task_1"
     assert simulation.polled_at == [180, 190, 200]

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 import blocks.object_store
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
-from blocks.probe import ensure_ready
+from blocks.probe import ensure_ready, mark_raced
 from deployments.local.minio_build import STORE_VARIABLE
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
@@ -85,6 +85,7 @@ async def minio_store(minio_archive: VideoArchive, open_store: OpenStore) -> Obj
     """A bucket in MinIO, created and checked."""
     store = open_store(minio_archive)
     await store.create_bucket()
+    await mark_raced(store)
     await ensure_ready(store)
     return store
 

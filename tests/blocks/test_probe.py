@@ -146,7 +146,8 @@ Check = Callable[[ObjectStore], Awaitable[None]]
 
 
 async def all_checks(store: ObjectStore) -> None:
-    await ensure_ready(store, thorough=True)
+    for error in await problems(store):
+        raise error
 
 
 @pytest.mark.parametrize(
@@ -164,11 +165,11 @@ UNFIT: list[tuple[str, SmallStore, Check, str]] = [
     ("enforces no condition", SmallStore(enforces=()), prove, "paid for twice"),
     ("enforces only If-Match", SmallStore(enforces=("if-match",)), prove, "paid for twice"),
     ("enforces only If-None-Match", SmallStore(enforces=("if-none-match",)), prove, "paid for twice"),
-    ("nginx weakens etags", SmallStore(sent_etag=lambda etag: f"W/{etag}"), prove, r'weak ones \(W/"\d+"\).*compress'),
-    ("Apache renames etags", SmallStore(sent_etag=lambda etag: f'{etag[:-1]}-gzip"'), prove, r'etag "\d+-gzip"'),
+    ("nginx weakens etags", SmallStore(sent_etag=lambda etag: f"W/{etag}"), prove, r'returned W/"\d+" .*compress'),
+    ("Apache renames etags", SmallStore(sent_etag=lambda etag: f'{etag[:-1]}-gzip"'), prove, r'returned "\d+-gzip" '),
     ("a proxy removes etags", SmallStore(sent_etag=lambda _: ""), prove, "without the ETag"),
     ("etags change by themselves", SmallStore(sent_etag=lambda _: f'"{id(object())}{datetime.now(UTC)}"'), prove,
-     "Two reads of the same object returned the etags"),
+     r'Two reads returned "\d'),
     ("a proxy compresses bodies", SmallStore(sent_data=lambda _: b"\x1f\x8b compressed"), prove, "compresses"),
     ("a listing lags behind", SmallStore(lists=False), prove, "listing lacks"),
     ("retention", SmallStore(deletes=False), prove, "retention rule"),
@@ -240,7 +241,6 @@ async def test_race_runs_once_a_day_and_other_checks_once_per_process(
 
     def next_process() -> None:
         monkeypatch.setattr(blocks.probe, "_proven", set())
-        monkeypatch.setattr(blocks.probe, "_raced", set())
         small.requests.clear()
 
     def raced() -> bool:
@@ -272,7 +272,6 @@ async def test_failed_check_is_repeated_in_every_run(open_store: OpenStore, monk
 
     def next_process() -> None:
         monkeypatch.setattr(blocks.probe, "_proven", set())
-        monkeypatch.setattr(blocks.probe, "_raced", set())
 
     async with listening(small.handle) as endpoint:
         store = open_store(archive(endpoint))
@@ -280,7 +279,7 @@ async def test_failed_check_is_repeated_in_every_run(open_store: OpenStore, monk
         await ensure_ready(store)
         small.max_bytes = 1_000_000
         with pytest.raises(StoreUnfitError, match="limits the size"):
-            await ensure_ready(store, thorough=True)
+            await all_checks(store)
         with pytest.raises(StoreUnfitError, match="limits the size"):
             await ensure_ready(store)
         next_process()

@@ -1,6 +1,7 @@
 """The checks before a video is paid for, and the fix that each of them suggests."""
 
 import re
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from apixo.constants import BASE_URL
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.prices import Price
+from blocks.store_errors import StoreUnfitError
 from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
 from flows.checks import Finding, check_before_paying, check_prices, check_result_route, check_space, this_code
 from flows.media.guarded_client import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import expire_records
 from tests.support.authority import make_authority, server_context
 from tests.support.receiver import post, receiving
 
@@ -210,6 +213,17 @@ async def test_dry_run_reports_an_unchecked_result_route(api: ApixoApi, archive:
     await store.aclose()
     assert found["result route"][0] == "warning"
     assert "result_check_url" in found["result route"][1]
+
+
+async def test_dry_run_rejects_a_store_that_would_lose_the_ledger(api: ApixoApi, archive: VideoArchive) -> None:
+    expire_records(archive)
+    async with (
+        aclosing(archive.store()) as store,
+        api.status_client() as client,
+        guarded_client(allow_private_hosts=True) as web,
+    ):
+        with pytest.raises(StoreUnfitError, match="would delete the ledger: tidy"):
+            await check_before_paying(client, store, web, api, archive)
 
 
 async def test_api_key_is_not_sent_to_result_hosts(api: ApixoApi) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from apixo import Pending, Processing, UnknownState
+from apixo import InProgress, UnknownState
 from apixo.errors import NO_END, NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
@@ -182,17 +182,17 @@ async def test_one_bad_answer_does_not_end_an_old_task(
         (UnknownState(task_id="t", state="cancelled"), 3 * DAY, timedelta(hours=23, minutes=59), False),
         (UnknownState(task_id="t", state="cancelled"), 3 * DAY, DAY, True),
         (UnknownState(task_id="t", state="cancelled"), 15 * DAY, timedelta(0), True),
-        (UnknownState(task_id="t", state="processing_r2"), 14 * DAY, 14 * DAY, False),
-        (UnknownState(task_id="t", state="IN_PROGRESS"), 14 * DAY, 14 * DAY, False),
-        (UnknownState(task_id="t", state="processing_r2"), 15 * DAY, timedelta(0), True),
-        (Pending(task_id="t", state="pending"), 14.9 * DAY, timedelta(0), False),
-        (Processing(task_id="t", state="Processing"), 15 * DAY, timedelta(0), True),
+        (InProgress(task_id="t", state="processing_r2"), 14 * DAY, 14 * DAY, False),
+        (InProgress(task_id="t", state="IN_PROGRESS"), 14 * DAY, 14 * DAY, False),
+        (InProgress(task_id="t", state="processing_r2"), 15 * DAY, timedelta(0), True),
+        (InProgress(task_id="t", state="pending"), 14.9 * DAY, timedelta(0), False),
+        (InProgress(task_id="t", state="Processing"), 15 * DAY, timedelta(0), True),
         (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, 0.9 * DAY, False),
         (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, DAY, True),
     ],
 )
 def test_unfinished_task_is_given_up_by_its_state_and_age(
-    status: Pending | Processing | UnknownState, age: timedelta, stood: timedelta, ends: bool
+    status: InProgress | UnknownState, age: timedelta, stood: timedelta, ends: bool
 ) -> None:
     found = given_up(status, age=age, stood=stood, kept=15 * DAY)
     assert (found is not None) == ends

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apixo import ApixoError, BadRequestError, Failed, Processing, Status, Succeeded
+from apixo import ApixoError, BadRequestError, Failed, InProgress, Status, Succeeded
 from deployments.sandbox import SandboxServer
 from flows import steps
 from flows.collect_videos import Collected, collect
@@ -24,7 +24,7 @@ from tests.flows.test_money_path import fetched, finished, two_tasks
 from tests.support import KITE, made_outside
 from tests.support.events import Sent
 
-IN_PROGRESS = Processing(task_id="t", state="processing")
+IN_PROGRESS = InProgress(task_id="t", state="processing")
 
 
 @pytest.fixture(autouse=True)

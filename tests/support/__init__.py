@@ -5,6 +5,8 @@ import secrets
 from typing import Any
 
 from minio import Minio
+from minio.commonconfig import ENABLED, Filter
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
@@ -52,6 +54,14 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
     client.put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)  # as setup does: it marks the store as already tested
     client._http.clear()  # minio-py has no close(), and open sockets cause warnings
     return archive
+
+
+def expire_records(archive: VideoArchive) -> None:
+    """Gives the bucket a lifecycle rule that deletes records of the ledger."""
+    rule = Rule(ENABLED, rule_filter=Filter(prefix="ledger/"), rule_id="tidy", expiration=Expiration(days=30))
+    client = minio_client(archive)
+    client.set_bucket_lifecycle(archive.bucket, LifecycleConfig([rule]))
+    client._http.clear()
 
 
 def minio_client(archive: VideoArchive) -> Minio:

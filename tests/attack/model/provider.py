@@ -12,9 +12,9 @@ from apixo import (
     ApixoClient,
     BadRequestError,
     Failed,
+    InProgress,
     NoReplyError,
     NotSentError,
-    Processing,
     RateLimitError,
     ServerError,
     Status,
@@ -104,7 +104,7 @@ class Provider:
             raise BadRequestError("APIXO refused the request with 400: 'task not found'.", code=400, task_id=task_id)
         match task.state:
             case "processing":
-                return Processing(task_id=task_id, state="processing")
+                return InProgress(task_id=task_id, state="processing")
             case "failed":
                 return Failed(task_id=task_id, state="failed", fail_code=task.fail_code, fail_message="no")
             case "success":

@@ -13,12 +13,13 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
 from blocks import ApixoApi, VideoArchive
+from blocks.store_errors import StoreUnfitError
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
-from deployments.setup.blocks import Saved, save_blocks
+from deployments.setup.blocks import Saved, make_bucket, save_blocks
 from flows.record.pipeline_errors import PipelineError
 from flows.resources import load_block
-from tests.support import unique
+from tests.support import expire_records, unique
 
 API_KEY = "sk-VERY-SECRET-KEY"
 STORE_SECRET = "VERY-SECRET-PASSWORD"
@@ -319,3 +320,11 @@ async def test_invalid_block_from_ui_is_reported_without_secrets_and_repaired_by
     saved = await save_blocks(COMPLETE, name=name)
     assert outcomes(saved)[f"apixo-api/{name}"] in ("created", "updated")
     assert (await load_block(ApixoApi, name)).callback_url is None
+
+
+async def test_bucket_that_would_lose_the_ledger_is_rejected(archive: VideoArchive) -> None:
+    for known in (True, False):
+        assert (await make_bucket(archive, known=known)).outcome == "unchanged"
+    expire_records(archive)
+    with pytest.raises(StoreUnfitError, match="would delete the ledger: tidy"):
+        await make_bucket(archive)

@@ -87,9 +87,7 @@ def test_allowing_a_resubmission_only_marks_the_failed_attempt() -> None:
 
 
 def test_provider_times_are_kept() -> None:
-    status = Succeeded.model_validate(
-        {"task_id": "t1", "state": "success", "result_urls": ["https://h.example/v"], "createTime": 1, "costTime": "x"}
-    )
+    status = Succeeded(task_id="t1", state="success", result_urls=("https://h.example/v",), create_time_ms=1)
     found = transitions.succeeded(submit(claimed()), status, now=LATER)
     assert found.provider_times_ms == {"created": 1, "completed": None, "cost": None}
 
