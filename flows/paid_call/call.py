@@ -191,17 +191,11 @@ class PaidCall:
             return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.clock.now())
 
         async def write() -> Outcome:
-            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
-            naming = claimed.generation.next_naming
-            owner = await ledger.tasks.bind(
-                task_id, self.key, number, naming=naming, retry_timeout_seconds=timeout_seconds
-            )
+            owner = await ledger.tasks.bind(task_id, self.key, number, naming=claimed.generation.next_naming)
             if owner.key != self.key:
                 problem = task_of_another_key(task_id, owner.key, self.options)
                 return await self._write_unconfirmed(claimed, problem, LedgerError(problem.message), ledger)
-            return Accepted(
-                await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds), task_id
-            )
+            return Accepted(await ledger.change(self.key, how, known=claimed), task_id)
 
         command = f"sora resolve {self.key} --task-id {task_id}{self.options}"
 
@@ -237,8 +231,7 @@ class PaidCall:
             )  # fmt: skip
 
         async def write() -> Rejected:
-            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
-            return Rejected(await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds))
+            return Rejected(await ledger.change(self.key, how, known=claimed))
 
         return await _until_written(write, alarm)
 

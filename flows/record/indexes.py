@@ -38,9 +38,7 @@ LONGEST_PART: Final = 255
 class Retrying(Protocol):
     """Makes a call to the store, and retries while the store is down."""
 
-    def __call__(
-        self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None, /
-    ) -> Awaitable[T]: ...
+    def __call__(self, call: Callable[[], Awaitable[T]], /) -> Awaitable[T]: ...
 
 
 class TaskOwner(BaseModel):
@@ -66,14 +64,7 @@ class TaskOwners:
         self._store, self._retrying = store, retrying
 
     async def bind(
-        self,
-        task_id: str,
-        key: str,
-        attempt_number: int,
-        *,
-        named_by: Source = "reply",
-        naming: int = 1,
-        retry_timeout_seconds: float | None = None,
+        self, task_id: str, key: str, attempt_number: int, *, named_by: Source = "reply", naming: int = 1
     ) -> TaskOwner:
         """Binds a task to an attempt, unless it belongs to another key. Returns its owner.
 
@@ -94,7 +85,7 @@ class TaskOwners:
                 return owner
             raise StoreUnavailableError(f"The owner of task {task_id} is being changed by another process.")
 
-        return await self._retrying(write, retry_timeout_seconds)
+        return await self._retrying(write)
 
     async def _put(self, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
         data = owner.model_dump_json().encode()
