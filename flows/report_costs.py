@@ -10,7 +10,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from blocks import ApixoApi, VideoArchive
 from flows.forms import OptionalText
-from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
+from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings, first_count, month_of
 from flows.record.pipeline_errors import PipelineError
@@ -65,7 +65,7 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
         month=month_of(first),
         by=by,
         rows=costs(found, month_of(first), by),
-        totals=total_costs(found, month_of(first)),
+        totals=costs(found, month_of(first), None),
         ceilings=ceiling_uses(limits, spend, today) if month_of(first) == month_of(today) else [],
     )
 
