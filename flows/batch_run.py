@@ -212,10 +212,7 @@ class Batch:
     async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices the rows to be submitted. Spends nothing."""
         report_total(len(self.due))
-        resources = self._resources
-        findings = await check_before_paying(
-            resources.client, resources.store, resources.web, resources.api, resources.archive
-        )
+        findings = await check_before_paying(self._resources)
         self._notes += [f"{finding.name}: {finding.detail}" for finding in findings]
         await self.check_balance()
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
