@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -248,9 +247,7 @@ async def _chosen(
                 for row in previews.rows
                 if row.key not in begun
             ]
-            counts = Counter[str](row.state for row in left)
-            seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
-            asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
+            asking = {"notes": [*notes, *previews.notes], "rows": left}
             await publish_sheet(previews.model_copy(update=asking), resources.store, asks=True)
 
     means = partial(meaning, waiting=waiting, begun=list(known), key=key)
