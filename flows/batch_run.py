@@ -19,6 +19,7 @@ from flows.batch.shares import Priced
 from flows.batch.stop import Stop
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying
+from flows.concurrency import at_most
 from flows.generate_video import generate
 from flows.paid_call import Accepted, LostRace, Outcome, Rejected, price_needed
 from flows.record import moderation
@@ -215,13 +216,7 @@ class Batch:
         findings = await check_before_paying(self._resources)
         self._notes += [f"{finding.name}: {finding.detail}" for finding in findings]
         await self.check_balance()
-        gate = asyncio.Semaphore(CHECKS_AT_ONCE)
-
-        async def one(row: Row) -> BatchRow:
-            async with gate:
-                return await self._check(row)
-
-        return self._summary(await asyncio.gather(*(one(row) for row in self.due)), dry_run=True)
+        return self._summary(await at_most(CHECKS_AT_ONCE, self._check, self.due), dry_run=True)
 
     async def _generate(
         self, row: Row, resources: PayingResources, ramp: AsyncLimiter, starting: asyncio.Semaphore

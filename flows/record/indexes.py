@@ -1,6 +1,5 @@
 """The ledger's indexes besides its records: which generation owns each task, and which key made a request first."""
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,6 +14,7 @@ from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from blocks.object_store import ObjectStore, StoredObject
 from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
+from flows.concurrency import at_most
 from flows.record.generation import Generation, Source
 from flows.record.pipeline_errors import LedgerError
 
@@ -129,17 +129,15 @@ class TaskOwners:
         wanted = (unanswered.key, unanswered.attempt.number)
         since = unanswered.attempt.claimed_at - CLOCKS_DIFFER_AT_MOST
         listed = await self._retrying(lambda: self._store.listed("tasks/"))
-        gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read(task_id: str) -> TaskOwner | None:
-            async with gate:
-                with contextlib.suppress(LedgerError):  # ignore an owner that cannot be read
-                    return await self.owner(task_id)
-                return None
+            with contextlib.suppress(LedgerError):  # ignore an owner that cannot be read
+                return await self.owner(task_id)
+            return None
 
         names = [item.name for item in listed if item.modified >= since and item.name != PROBE]
         recent = [*map(_task_id, names)]
-        for task_id, owner in zip(recent, await asyncio.gather(*map(read, recent)), strict=True):
+        for task_id, owner in zip(recent, await at_most(READS_AT_ONCE, read, recent), strict=True):
             if owner is not None and (owner.key, owner.attempt_number) == wanted:
                 return task_id, owner
         return None

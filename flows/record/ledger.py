@@ -6,7 +6,6 @@ task belongs to; conditional writes keep every task out of a second record. `req
 which a request was first submitted.
 """
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,6 +20,7 @@ from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
 from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from flows.clock import Clock
+from flows.concurrency import at_most
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
 from flows.record.pipeline_errors import LedgerError
@@ -249,13 +249,7 @@ class Ledger:
 
     async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
         """The existing records of these keys, in the order of the keys, read several at a time."""
-        gate = asyncio.Semaphore(READS_AT_ONCE)
-
-        async def one(key: str) -> Entry | None:
-            async with gate:
-                return await self.read(key)
-
-        found = await asyncio.gather(*map(one, keys))
+        found = await at_most(READS_AT_ONCE, self.read, keys)
         return {key: entry.generation for key, entry in zip(keys, found, strict=True) if entry is not None}
 
     async def keys(self) -> list[str]:
