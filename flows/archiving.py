@@ -29,17 +29,12 @@ RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_au
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The objects of one task in the archive.
-
-    Attributes:
-        objects: the videos, the poster, the description.
-        warnings: what the user should know about them.
-        poster: the poster's JPEG; None if no frame could be decoded.
-    """
+    """The objects of one task in the archive, and what the user should know about them."""
 
     objects: tuple[ArchivedObject, ...]
     warnings: tuple[str, ...]
     poster: bytes | None
+    """The poster's JPEG; None if no frame could be decoded."""
 
 
 async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVideo], store: ObjectStore) -> Stored:

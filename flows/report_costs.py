@@ -38,10 +38,6 @@ async def report_costs(
         by: What to group by.
         api: Name of the apixo-api block, for its ceilings.
         archive: Name of the video-archive block.
-
-    Raises:
-        PipelineError: there is no such month, or a block cannot be used.
-        StoreError: the archive does not answer.
     """
     prepare_run_log()
     report = await read_costs(month, by, api=api, archive=archive)

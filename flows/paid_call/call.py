@@ -38,11 +38,7 @@ ALARM_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Another process claimed the key first, or the reservation expired. Nothing was sent.
-
-    Attributes:
-        expired: whether the reservation expired.
-    """
+    """Another process claimed the key first, or the reservation has `expired`. Nothing was sent."""
 
     expired: bool = False
 
@@ -64,11 +60,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Provably unpaid.
-
-    Attributes:
-        entry: the record. Its state may be another one, if an earlier attempt was answered late.
-    """
+    """Provably unpaid. The record's state may be another one, if an earlier attempt was answered late."""
 
     entry: Entry
 
