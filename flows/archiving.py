@@ -8,14 +8,13 @@ import contextlib
 import functools
 import hashlib
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from importlib.metadata import version
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from apixo import VideoRequest
-from apixo.constants import DEFAULT_MODEL
 from blocks.object_store import ObjectDigest, ObjectStore
 from blocks.store_errors import PreconditionFailedError
 from flows.fetching import FetchedVideo, poster_of
@@ -30,17 +29,12 @@ RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_au
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The objects of one task in the archive.
-
-    Attributes:
-        objects: the videos, the poster, the description.
-        warnings: what the user should know about them.
-        poster: the poster's JPEG; None if no frame could be decoded.
-    """
+    """The objects of one task in the archive, and what the user should know about them."""
 
     objects: tuple[ArchivedObject, ...]
     warnings: tuple[str, ...]
     poster: bytes | None
+    """The poster's JPEG; None if no frame could be decoded."""
 
 
 async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVideo], store: ObjectStore) -> Stored:
@@ -68,52 +62,39 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     return Stored(tuple(objects), warnings, poster)
 
 
-class Sidecar(BaseModel):
-    """`generation.json` next to the video: what it is, where it comes from, how to verify it.
+def sidecar(
+    found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
+) -> dict[str, object]:
+    """`generation.json` next to the video: what it is, where it comes from, how to verify it. Pure.
 
     All of it comes from the ledger and the files, and nothing from the run that writes it.
     """
-
-    key: str
-    version: str
-    task_id: str | None
-    flow_run_id: str | None
-    model: str = DEFAULT_MODEL
-    price: Decimal | None = None
-    currency: str | None = None
-    request: dict[str, object]
-    claimed_at: str
-    submitted_at: str | None
-    succeeded_at: str | None
-    provider_times_ms: dict[str, int | None]
-    result_urls: tuple[str, ...]
-    objects: tuple[ArchivedObject, ...]
-    warnings: tuple[str, ...]
-
-
-def sidecar(
-    found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
-) -> Sidecar:
-    """The description of a task that is being archived. Pure."""
     attempt = found.attempts[paid.attempt_number - 1]
     counts = found.task_id == paid.task_id  # otherwise these facts belong to the task that counts now
-    return Sidecar(
-        key=found.key,
-        version=_version(),
-        task_id=paid.task_id,
-        flow_run_id=attempt.claimed_by.flow_run_id,
-        model=attempt.model,
-        price=attempt.price,
-        currency=attempt.currency,
-        request=found.request.model_dump(),
-        claimed_at=attempt.claimed_at.isoformat(),
-        submitted_at=attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
-        succeeded_at=found.succeeded_at.isoformat() if counts and found.succeeded_at else None,
-        provider_times_ms=found.provider_times_ms if counts else {},
-        result_urls=found.result_urls if counts else (),
-        objects=objects,
-        warnings=warnings,
-    )
+    return {
+        "key": found.key,
+        "version": _version(),
+        "task_id": paid.task_id,
+        "flow_run_id": attempt.claimed_by.flow_run_id,
+        "model": attempt.model,
+        "price": attempt.price,
+        "currency": attempt.currency,
+        "request": found.request.model_dump(),
+        "claimed_at": attempt.claimed_at.isoformat(),
+        "submitted_at": attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
+        "succeeded_at": found.succeeded_at.isoformat() if counts and found.succeeded_at else None,
+        "provider_times_ms": found.provider_times_ms if counts else {},
+        "result_urls": found.result_urls if counts else (),
+        "objects": objects,
+        "warnings": warnings,
+    }
+
+
+class _Described(BaseModel):
+    """What another run's sidecar describes."""
+
+    task_id: str | None
+    objects: tuple[ArchivedObject, ...]
 
 
 @functools.cache  # each call searches the installed files
@@ -205,20 +186,20 @@ def _attributes(paid: PaidTask, name: str, sha256: str, media_type: str) -> dict
     return object_names.attributes(name, key=paid.key, task_id=paid.task_id, sha256=sha256, media_type=media_type)
 
 
-async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> ArchivedObject:
+async def _store_sidecar(paid: PaidTask, made: dict[str, object], store: ObjectStore) -> ArchivedObject:
     """Creates the description, or adopts another run's description of the same objects."""
     name = paid.folder + object_names.SIDECAR_NAME
-    data = made.model_dump_json(indent=2).encode()
+    data = to_json(made, indent=2)
     for _ in range(2):
         stored = await _store(paid, object_names.SIDECAR_NAME, data, "sidecar", object_names.SIDECAR_TYPE, store)
         if stored.sha256 == hashlib.sha256(data).hexdigest():
             return stored
         found = await store.get(name)
         try:
-            there = Sidecar.model_validate_json(found.data if found else b"")
+            there = _Described.model_validate_json(found.data if found else b"")
         except ValidationError:
             there = None
-        if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
+        if there is not None and (there.task_id, there.objects) == (made["task_id"], made["objects"]):
             return stored
         if found is not None:  # its run died before the poster, or lists objects that were not kept
             attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), object_names.SIDECAR_TYPE)

@@ -19,6 +19,7 @@ from flows.batch.shares import Priced
 from flows.batch.stop import Stop
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying
+from flows.concurrency import at_most
 from flows.generate_video import generate
 from flows.paid_call import Accepted, LostRace, Outcome, Rejected, price_needed
 from flows.record import moderation
@@ -212,19 +213,10 @@ class Batch:
     async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices the rows to be submitted. Spends nothing."""
         report_total(len(self.due))
-        resources = self._resources
-        findings = await check_before_paying(
-            resources.client, resources.store, resources.web, resources.api, resources.archive
-        )
+        findings = await check_before_paying(self._resources)
         self._notes += [f"{finding.name}: {finding.detail}" for finding in findings]
         await self.check_balance()
-        gate = asyncio.Semaphore(CHECKS_AT_ONCE)
-
-        async def one(row: Row) -> BatchRow:
-            async with gate:
-                return await self._check(row)
-
-        return self._summary(await asyncio.gather(*(one(row) for row in self.due)), dry_run=True)
+        return self._summary(await at_most(CHECKS_AT_ONCE, self._check, self.due), dry_run=True)
 
     async def _generate(
         self, row: Row, resources: PayingResources, ramp: AsyncLimiter, starting: asyncio.Semaphore

@@ -26,9 +26,6 @@ async def check_setup(api: str = "default", archive: str = "default") -> list[Fi
     Args:
         api: Name of the apixo-api block.
         archive: Name of the video-archive block.
-
-    Raises:
-        SetupCheckError: something is missing or wrong.
     """
     prepare_run_log()
     logger = run_logger()

@@ -40,7 +40,7 @@ from flows.media.media_errors import DownloadError, ForbiddenUrlError
 from flows.media.own_images import FOLDER, image_address
 from flows.media.work_directory import work_root
 from flows.record.pipeline_errors import PipelineError
-from flows.resources import B, load_block
+from flows.resources import B, Resources, load_block
 
 FREE_BYTES: Final = 1_000_000_000
 """Enough for eight videos of 100 MB at once, with some reserve."""
@@ -106,9 +106,7 @@ async def _other_findings(
     return findings
 
 
-async def check_before_paying(
-    client: StatusClient, store: ObjectStore, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive
-) -> list[Finding]:
+async def check_before_paying(resources: Resources) -> list[Finding]:
     """The same checks for a dry run, which has already opened its resources.
 
     Returns:
@@ -117,11 +115,15 @@ async def check_before_paying(
     Raises:
         SoraError: the first error found.
     """
-    if errors := await problems(store):
+    client, web, api = resources.client, resources.web, resources.api
+    if errors := await problems(resources.store):
         raise errors[0]
     await check_api(client)
-    routes = await check_result_route(web, api)
-    checked = [await _clock_finding(store), *routes, *await _other_findings(client, web, api, archive)]
+    checked = [
+        await _clock_finding(resources.store),
+        *await check_result_route(web, api),
+        *await _other_findings(client, web, api, resources.archive),
+    ]
     for finding in checked:
         if finding.outcome == "error":
             raise PipelineError(f"{finding.name}: {finding.detail}")

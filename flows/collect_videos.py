@@ -1,6 +1,5 @@
 """The flow `collect-videos`: processes all open generations. It polls, fetches and archives; it never submits."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
 from apixo.redaction import excerpt
 from flows.clock import Clock
+from flows.concurrency import at_most
 from flows.media.media_errors import MediaError
 from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error, unconfirmed_error
@@ -143,29 +143,26 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     """
     wanted = sorted(set(keys)) if keys else await resources.ledger.open_keys()
     run_logger().info("Processing %s.", counted(len(wanted), "generation"))
-    gate = asyncio.Semaphore(AT_ONCE)
-
     key_errors: list[AuthenticationError] = []
 
     async def one(key: str) -> Collected:
-        async with gate:
-            try:
-                if key_errors:  # do not poll again with this key, but still warn about expiring results
-                    raise key_errors[0]
-                seen = await _process(key, resources, detached_only=detached_only)
-            except Exception as error:  # noqa: BLE001 - a bug in one must not keep others from being collected
-                if isinstance(error, AuthenticationError):
-                    key_errors.append(error)
-                elif isinstance(error, SoraError):
-                    run_logger().error("%s could not be processed: %s", key, error)
-                else:
-                    run_logger().exception("%s failed with an unexpected error.", key)
-                seen = await _not_processed(key, error, resources)
-            if seen.expiring:
-                await _warn(key, resources.ledger, resources.clock)
-            return seen
+        try:
+            if key_errors:  # do not poll again with this key, but still warn about expiring results
+                raise key_errors[0]
+            seen = await _process(key, resources, detached_only=detached_only)
+        except Exception as error:  # noqa: BLE001 - a bug in one must not keep others from being collected
+            if isinstance(error, AuthenticationError):
+                key_errors.append(error)
+            elif isinstance(error, SoraError):
+                run_logger().error("%s could not be processed: %s", key, error)
+            else:
+                run_logger().exception("%s failed with an unexpected error.", key)
+            seen = await _not_processed(key, error, resources)
+        if seen.expiring:
+            await _warn(key, resources.ledger, resources.clock)
+        return seen
 
-    collected = list(await asyncio.gather(*(one(key) for key in wanted)))
+    collected = await at_most(AT_ONCE, one, wanted)
     if key_errors:
         raise key_errors[0]
     return collected

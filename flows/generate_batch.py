@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -154,29 +154,31 @@ async def generate_batch(
         limit = None if max_spend is None else Decimal(str(max_spend))
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
         batch = await Batch.load(key, rows, resources, terms=terms, max_spend=limit, notes=notes)
+        at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
         if dry_run:
             summary = await batch.check()
         elif bad and on_bad_rows == "refuse":
-            refused = batch.untouched()
-            await publish(refused, resources.store)
-            raise bad_rows_error(bad, refused)
+            await refuse(batch, bad, resources)
+        elif isinstance(resources, PayingResources):
+            await batch.check_balance()
+            summary = await batch.run(resources, max_in_flight=at_once, submissions_per_second=submissions_per_second)
         else:
-            at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
-            if isinstance(resources, PayingResources):
-                await batch.check_balance()
-                summary = await batch.run(
-                    resources, max_in_flight=at_once, submissions_per_second=submissions_per_second
-                )
-            else:
-                summary = await run_in_shards(
-                    batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,
-                    resources=resources, api=api, archive=archive,
-                )  # fmt: skip
+            summary = await run_in_shards(
+                batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,
+                resources=resources, api=api, archive=archive,
+            )  # fmt: skip
         await publish(summary, resources.store)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)
     return summary
+
+
+async def refuse(batch: Batch, bad: Sequence[BadRow], resources: Resources) -> NoReturn:
+    """Publishes a batch that is not started because of these rows, and raises a `BadRowsError`."""
+    summary = batch.untouched()
+    await publish(summary, resources.store)
+    raise bad_rows_error(bad, summary)
 
 
 async def key_of_batch(title: str, ledger: Ledger, *, dry_run: bool) -> str:

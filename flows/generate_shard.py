@@ -83,19 +83,19 @@ async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStor
     """While the shard runs, writes its heartbeat, and exchanges reasons that stop all shards."""
 
     async def exchange() -> None:
-        await store.put(share.beat_name(attempt), b"")
-        if batch.stop.reason is not None:
-            with suppress(PreconditionFailedError):  # another shard has already reported one
-                await store.put_if(share.stop_name, batch.stop.reason.encode(), etag=None)
-        elif (found := await store.get(share.stop_name)) is not None:
-            batch.stop.follow(found.data.decode(errors="replace"))
+        try:
+            await store.put(share.beat_name(attempt), b"")
+            if batch.stop.reason is not None:
+                with suppress(PreconditionFailedError):  # another shard has already reported one
+                    await store.put_if(share.stop_name, batch.stop.reason.encode(), etag=None)
+            elif (found := await store.get(share.stop_name)) is not None:
+                batch.stop.follow(found.data.decode(errors="replace"))
+        except StoreError as error:  # the rows themselves retry, or fail
+            run_logger().warning("Cannot exchange reasons to stop with the other shards: %s", error)
 
     async def repeatedly() -> None:
         while True:
-            try:
-                await exchange()
-            except StoreError as error:  # the rows themselves retry, or fail
-                run_logger().warning("Cannot read from the other shards: %s", error)
+            await exchange()
             await asyncio.sleep(BEAT_SECONDS)
 
     touch = asyncio.create_task(repeatedly(), name=f"shard {share.number}")
@@ -105,7 +105,4 @@ async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStor
         touch.cancel()
         await asyncio.gather(touch, return_exceptions=True)
         if batch.stop.reason is not None:
-            try:
-                await exchange()
-            except StoreError as error:
-                run_logger().warning("Cannot notify the other shards: %s", error)
+            await exchange()

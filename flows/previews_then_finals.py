@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,7 +19,7 @@ from flows.batch.calendar_rows import BadRow, Row, RowProblem
 from flows.batch.calendars import read_calendar
 from flows.batch.contact_sheet import publish, publish_sheet
 from flows.batch.limited_flow import limited_flow
-from flows.batch.summary import BatchSummary, bad_rows_error, batch_error
+from flows.batch.summary import BatchSummary, batch_error
 from flows.batch_run import Batch
 from flows.forms import Empty, OptionalKey, OptionalText
 from flows.generate_batch import (
@@ -28,6 +27,7 @@ from flows.generate_batch import (
     LenientItem,
     given_key,
     key_of_batch,
+    refuse,
     rows_of,
     shown_name,
     title_of,
@@ -209,17 +209,14 @@ async def _made(
 ) -> BatchSummary:
     terms = Terms(may_submit_again=rerun_by_person, waits=True)
     batch = await Batch.load(key, rows, resources, terms=terms, max_spend=max_spend)
-    refused = [] if skips_bad else [row for row in rows if isinstance(row, BadRow)]
-    if refused:
-        summary = batch.untouched()
-    else:
-        await batch.check_balance()
-        summary = await batch.run(
-            resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
-        )
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    if bad and not skips_bad:
+        await refuse(batch, bad, resources)
+    await batch.check_balance()
+    summary = await batch.run(
+        resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
+    )
     await publish(summary, resources.store)
-    if refused:
-        raise bad_rows_error(refused, summary)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     return summary
 
@@ -248,9 +245,7 @@ async def _chosen(
                 for row in previews.rows
                 if row.key not in begun
             ]
-            counts = Counter[str](row.state for row in left)
-            seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
-            asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
+            asking = {"notes": [*notes, *previews.notes], "rows": left}
             await publish_sheet(previews.model_copy(update=asking), resources.store, asks=True)
 
     means = partial(meaning, waiting=waiting, begun=list(known), key=key)

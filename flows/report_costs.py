@@ -10,7 +10,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from blocks import ApixoApi, VideoArchive
 from flows.forms import OptionalText
-from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
+from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings, first_count, month_of
 from flows.record.pipeline_errors import PipelineError
@@ -38,10 +38,6 @@ async def report_costs(
         by: What to group by.
         api: Name of the apixo-api block, for its ceilings.
         archive: Name of the video-archive block.
-
-    Raises:
-        PipelineError: there is no such month, or a block cannot be used.
-        StoreError: the archive does not answer.
     """
     prepare_run_log()
     report = await read_costs(month, by, api=api, archive=archive)
@@ -65,7 +61,7 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
         month=month_of(first),
         by=by,
         rows=costs(found, month_of(first), by),
-        totals=total_costs(found, month_of(first)),
+        totals=costs(found, month_of(first), None),
         ceilings=ceiling_uses(limits, spend, today) if month_of(first) == month_of(today) else [],
     )
 

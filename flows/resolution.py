@@ -24,7 +24,10 @@ async def load_generation(key: str, ledger: Ledger) -> Generation:
     Raises:
         ResolutionError: the key is unknown.
     """
-    return (await _entry(key, ledger)).generation
+    entry = await ledger.read(key)
+    if entry is None:
+        raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
+    return entry.generation
 
 
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
@@ -100,16 +103,9 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
         raise ResolutionError(str(error), key=seen.key) from error
 
 
-async def _entry(key: str, ledger: Ledger) -> Entry:
-    entry = await ledger.read(key)
-    if entry is None:
-        raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
-    return entry
-
-
 async def _answered(key: str, ledger: Ledger, clock: Clock) -> Entry:
     """The record after a claim's answer or the end of its lease, with its task if the store knows one."""
-    entry = await _entry(key, ledger)
+    entry = await ledger.existing(key)
     match entry.generation.state:
         case State.CLAIMED:
             run_logger().info(

@@ -218,11 +218,7 @@ class _Runs:
         """Starts every shard, restarts dead ones, and returns when none is in progress."""
         for shard in self._shards:
             data = shard.share.model_dump_json().encode()
-            try:
-                await self._store.put_if(shard.share.name, data, etag=None, content_type="application/json")
-            except PreconditionFailedError:  # a rerun continues with the stored shares
-                if (stored := await self._store.get(shard.share.name)) is not None:
-                    shard.share = Share.model_validate_json(stored.data)
+            await self._store.put(shard.share.name, data, content_type="application/json")
         while waiting := [shard for shard in self._shards if not shard.ended]:
             try:
                 await self._check(waiting)

@@ -197,7 +197,7 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
         for url in request.image_urls:
             image = await check_as_provider(resources.web, url, resources.image_url_for, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
-        findings = await check_before_paying(resources.client, resources.store, resources.web, block, resources.archive)
+        findings = await check_before_paying(resources)
         say(f"api       {escape(block.base_url)} answers and accepts the key")
         for finding in findings:
             mark = "" if finding.outcome == "ok" else "[yellow]![/] "

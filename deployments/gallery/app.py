@@ -30,7 +30,7 @@ from deployments.gallery.index import PAGE_SIZE, ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
 from deployments.web_server import QuietServer, listen, read_body, served_paths
-from flows.record.costs import total_costs
+from flows.record.costs import costs
 from flows.record.generation import ArchivedObject, Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
@@ -200,7 +200,7 @@ class _Handlers:
             last_page=last,
             notices=found_notices[:NOTICES_SHOWN],
             notice_counts=Counter(notice.why for notice in found_notices),
-            spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
+            spend={row.currency: row.total for row in costs(everything, f"{now:%Y-%m}", None) if row.total},
             month=now,
             index=index,
             needs_login=self.access.needs_login,

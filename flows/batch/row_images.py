@@ -11,6 +11,7 @@ from apixo.constants import MAX_IMAGE_BYTES
 from blocks.object_store import ObjectStore
 from flows.batch.calendar_rows import RowProblem
 from flows.batch.cells import CellError, addresses
+from flows.concurrency import at_most
 from flows.media.media_errors import ImageRefusedError
 from flows.media.own_images import OwnImage, read_own_image, upload
 
@@ -59,17 +60,16 @@ class LocalImages:
 
     async def upload(self, store: ObjectStore) -> None:
         """Uploads the images that are not in the bucket yet."""
-        gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
-        async def one(path: str, name: str) -> None:
-            async with gate:
-                if await store.read(name, max_bytes=1) is None:
-                    image = await asyncio.to_thread(self._read, path)
-                    if image.object_name != name:
-                        raise ImageRefusedError(f"{path} was changed while the calendar was read. Run it again.")
-                    await upload(image, store)
+        async def one(path: str) -> None:
+            name = self._found[path]
+            if await store.read(name, max_bytes=1) is None:
+                image = await asyncio.to_thread(self._read, path)
+                if image.object_name != name:
+                    raise ImageRefusedError(f"{path} was changed while the calendar was read. Run it again.")
+                await upload(image, store)
 
-        await asyncio.gather(*(one(path, name) for path, name in self._found.items()))
+        await at_most(UPLOADS_AT_ONCE, one, self._found)
 
     def _read(self, path: str) -> OwnImage:
         return read_own_image(self._folder / path, shown=path, max_bytes=MAX_IMAGE_BYTES, fit=self._fit)

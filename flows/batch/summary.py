@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from prefect.artifacts import acreate_table_artifact
 from prefect.settings import get_current_settings
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from blocks import VideoArchive
 from flows.batch.calendar_rows import BadRow
@@ -20,6 +20,8 @@ RowState = Literal[
     "claimed", "submitted", "succeeded", "archived", "rejected", "failed", "unconfirmed",
     "bad row", "not due", "not submitted", "ready",
 ]  # fmt: skip
+WITH_VIDEO: Final = ("ready", "claimed", "submitted", "succeeded", "archived")
+"""The states of rows that have a video, or will have one."""
 SHOWN: Final = 20
 """How many problems an error's message lists; the table has all."""
 
@@ -61,8 +63,6 @@ class BatchSummary(BaseModel):
 
     key: str
     dry_run: bool = Field(default=False, description="Nothing was submitted; the price is what would be paid.")
-    counts: dict[str, int] = Field(description="How many rows are in each state.")
-    seconds_of_video: int = Field(description="Seconds of video of all rows that are archived, in progress or ready.")
     price: Decimal | None = Field(
         default=None, description="What this run paid, or in a dry run would pay; None without a price."
     )
@@ -78,6 +78,18 @@ class BatchSummary(BaseModel):
         default=[], description="What was left out of the calendar, and the balance of the APIXO account."
     )
     rows: list[BatchRow]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows are in each state."""
+        return dict(sorted(Counter(row.state for row in self.rows).items()))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def seconds_of_video(self) -> int:
+        """Seconds of video of all rows that are archived, in progress or ready."""
+        return sum(row.duration_seconds or 0 for row in self.rows if row.state in WITH_VIDEO)
 
     @property
     def failed(self) -> list[BatchRow]:
@@ -126,13 +138,10 @@ def summarize(
     notes: Sequence[str] = (),
     dry_run: bool = False,
 ) -> BatchSummary:
-    """Counts the rows. Pure."""
-    good = ("ready", "claimed", "submitted", "succeeded", "archived")
+    """The summary of these rows, sorted by line. Pure."""
     return BatchSummary(
         key=key,
         dry_run=dry_run,
-        counts=dict(sorted(Counter(row.state for row in rows).items())),
-        seconds_of_video=sum(row.duration_seconds or 0 for row in rows if row.state in good),
         price=price,
         spent_before=spent_before,
         blocked=blocked,

@@ -116,7 +116,7 @@ class VideoFacts:
 async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """Runs decoding outside the event loop, in one of this process's decoding threads: one per processor."""
     call = functools.partial(work, *arguments, **options)
-    return await asyncio.get_running_loop().run_in_executor(_threads(), call)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, call)
 
 
 def processors() -> int:
@@ -124,14 +124,9 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    # Not at a lower priority: a thread that is preempted while it holds the interpreter's lock delays the event loop,
-    # on a busy machine by two seconds when measured.
-    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
-
-
-os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of its parent's threads
+# Not at a lower priority: a thread that is preempted while it holds the interpreter's lock delays the event loop, on a
+# busy machine by two seconds when measured.
+_DECODERS = ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
 
 
 def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:

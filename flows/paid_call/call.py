@@ -38,11 +38,7 @@ ALARM_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Another process claimed the key first, or the reservation expired. Nothing was sent.
-
-    Attributes:
-        expired: whether the reservation expired.
-    """
+    """Another process claimed the key first, or the reservation has `expired`. Nothing was sent."""
 
     expired: bool = False
 
@@ -64,11 +60,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Provably unpaid.
-
-    Attributes:
-        entry: the record. Its state may be another one, if an earlier attempt was answered late.
-    """
+    """Provably unpaid. The record's state may be another one, if an earlier attempt was answered late."""
 
     entry: Entry
 
@@ -191,17 +183,11 @@ class PaidCall:
             return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.clock.now())
 
         async def write() -> Outcome:
-            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
-            naming = claimed.generation.next_naming
-            owner = await ledger.tasks.bind(
-                task_id, self.key, number, naming=naming, retry_timeout_seconds=timeout_seconds
-            )
+            owner = await ledger.tasks.bind(task_id, self.key, number, naming=claimed.generation.next_naming)
             if owner.key != self.key:
                 problem = task_of_another_key(task_id, owner.key, self.options)
                 return await self._write_unconfirmed(claimed, problem, LedgerError(problem.message), ledger)
-            return Accepted(
-                await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds), task_id
-            )
+            return Accepted(await ledger.change(self.key, how, known=claimed), task_id)
 
         command = f"sora resolve {self.key} --task-id {task_id}{self.options}"
 
@@ -237,8 +223,7 @@ class PaidCall:
             )  # fmt: skip
 
         async def write() -> Rejected:
-            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
-            return Rejected(await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds))
+            return Rejected(await ledger.change(self.key, how, known=claimed))
 
         return await _until_written(write, alarm)
 

@@ -75,20 +75,28 @@ def ceiling_uses(ceilings: Ceilings, spend: MonthlySpend, today: date) -> list[C
     ]
 
 
-def costs(generations: Iterable[Generation], month: str, by: Group) -> list[CostRow]:
+def costs(generations: Iterable[Generation], month: str, by: Group | None) -> list[CostRow]:
     """What the claims of a month cost, by group and currency, sorted by these.
 
     Args:
         generations: all that may have been claimed in the month.
         month: such as `2026-11`, UTC.
-        by: what each row is about. A video with several tags counts in several rows.
+        by: what each row is about; None: everything, in one row per currency. A video with several tags counts in
+            several rows.
     """
-    return _summed(generations, month, _GROUPS[by])
-
-
-def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
-    """The same for all groups together: a row for each currency."""
-    return _summed(generations, month, lambda _found, _attempt: ("total",))
+    rows: dict[tuple[str, str], CostRow] = {}
+    for payment in all_payments(generations):
+        found, attempt, _ = payment
+        for group in _GROUPS[by](found, attempt) if _day(attempt).startswith(month) else ():
+            currency = attempt.currency or ""
+            row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
+            row.payments += 1
+            if attempt.price is None:
+                row.unpriced += 1
+            else:
+                what = fate(payment)
+                setattr(row, what, getattr(row, what) + attempt.price)
+    return [row for _, row in sorted(rows.items())]
 
 
 def fate(payment: Payment) -> Fate:
@@ -106,27 +114,12 @@ def fate(payment: Payment) -> Fate:
     return "archived" if state is State.ARCHIVED else "open"
 
 
-def _summed(generations: Iterable[Generation], month: str, groups: Groups) -> list[CostRow]:
-    rows: dict[tuple[str, str], CostRow] = {}
-    for payment in all_payments(generations):
-        found, attempt, _ = payment
-        for group in groups(found, attempt) if _day(attempt).startswith(month) else ():
-            currency = attempt.currency or ""
-            row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
-            row.payments += 1
-            if attempt.price is None:
-                row.unpriced += 1
-            else:
-                what = fate(payment)
-                setattr(row, what, getattr(row, what) + attempt.price)
-    return [row for _, row in sorted(rows.items())]
-
-
 def _day(attempt: Attempt) -> str:
     return f"{attempt.claimed_at.astimezone(UTC):%Y-%m-%d}"
 
 
-_GROUPS: Final[Mapping[Group, Groups]] = {
+_GROUPS: Final[Mapping[Group | None, Groups]] = {
+    None: lambda _found, _attempt: ("total",),
     "model": lambda _, attempt: (attempt.model,),
     "tag": lambda found, _: found.request.tags or (NONE,),
     "batch": lambda _, attempt: (attempt.batch or NONE,),

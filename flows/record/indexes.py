@@ -1,6 +1,5 @@
 """The ledger's indexes besides its records: which generation owns each task, and which key made a request first."""
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,6 +14,7 @@ from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from blocks.object_store import ObjectStore, StoredObject
 from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
+from flows.concurrency import at_most
 from flows.record.generation import Generation, Source
 from flows.record.pipeline_errors import LedgerError
 
@@ -38,9 +38,7 @@ LONGEST_PART: Final = 255
 class Retrying(Protocol):
     """Makes a call to the store, and retries while the store is down."""
 
-    def __call__(
-        self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None, /
-    ) -> Awaitable[T]: ...
+    def __call__(self, call: Callable[[], Awaitable[T]], /) -> Awaitable[T]: ...
 
 
 class TaskOwner(BaseModel):
@@ -66,14 +64,7 @@ class TaskOwners:
         self._store, self._retrying = store, retrying
 
     async def bind(
-        self,
-        task_id: str,
-        key: str,
-        attempt_number: int,
-        *,
-        named_by: Source = "reply",
-        naming: int = 1,
-        retry_timeout_seconds: float | None = None,
+        self, task_id: str, key: str, attempt_number: int, *, named_by: Source = "reply", naming: int = 1
     ) -> TaskOwner:
         """Binds a task to an attempt, unless it belongs to another key. Returns its owner.
 
@@ -94,7 +85,7 @@ class TaskOwners:
                 return owner
             raise StoreUnavailableError(f"The owner of task {task_id} is being changed by another process.")
 
-        return await self._retrying(write, retry_timeout_seconds)
+        return await self._retrying(write)
 
     async def _put(self, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
         data = owner.model_dump_json().encode()
@@ -138,17 +129,15 @@ class TaskOwners:
         wanted = (unanswered.key, unanswered.attempt.number)
         since = unanswered.attempt.claimed_at - CLOCKS_DIFFER_AT_MOST
         listed = await self._retrying(lambda: self._store.listed("tasks/"))
-        gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read(task_id: str) -> TaskOwner | None:
-            async with gate:
-                with contextlib.suppress(LedgerError):  # ignore an owner that cannot be read
-                    return await self.owner(task_id)
-                return None
+            with contextlib.suppress(LedgerError):  # ignore an owner that cannot be read
+                return await self.owner(task_id)
+            return None
 
         names = [item.name for item in listed if item.modified >= since and item.name != PROBE]
         recent = [*map(_task_id, names)]
-        for task_id, owner in zip(recent, await asyncio.gather(*map(read, recent)), strict=True):
+        for task_id, owner in zip(recent, await at_most(READS_AT_ONCE, read, recent), strict=True):
             if owner is not None and (owner.key, owner.attempt_number) == wanted:
                 return task_id, owner
         return None

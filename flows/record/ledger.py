@@ -1,12 +1,5 @@
-"""The ledger: one JSON record per generation, changed only by conditional writes.
+"""The ledger: one JSON record per generation, changed only by conditional writes. See `docs/ledger.md`."""
 
-`ledger/<key>.json` is the record. `open/<key>` marks an unfinished generation: it is written before the claim and
-removed last, so that a search for unfinished work lists only what is open. `tasks/<task id>` says which generation a
-task belongs to; conditional writes keep every task out of a second record. `requests/<digest>` names the key under
-which a request was first submitted.
-"""
-
-import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,6 +14,7 @@ from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
 from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from flows.clock import Clock
+from flows.concurrency import at_most
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
 from flows.record.pipeline_errors import LedgerError
@@ -57,14 +51,8 @@ class Ledger:
     """The records of one archive. Calls raise a `StoreError` if the store does not answer.
 
     Args:
-        retry_timeout_seconds: how long to retry while the store is down.
+        retry_timeout_seconds: how long to retry a call while the store is down, and a change that loses every race.
         clock: for tests.
-
-    Attributes:
-        tasks: which generation each task belongs to.
-        requests: the key under which each request was first submitted.
-        spend: what is spent and reserved in each month.
-        run_keys: the key of each run that was started without one.
     """
 
     def __init__(
@@ -90,18 +78,18 @@ class Ledger:
         """
         await self._retrying(lambda: ensure_ready(self._store, also=(PROBE,)))
 
-    async def read(self, key: str, *, retry_timeout_seconds: float | None = None) -> Entry | None:
+    async def read(self, key: str) -> Entry | None:
         """The record of a key; None if the key was never claimed.
 
         Raises:
             LedgerError: there is a record, but it cannot be read.
         """
-        found = await self._retrying(lambda: self._store.get(record_name(key)), retry_timeout_seconds)
+        found = await self._retrying(lambda: self._store.get(record_name(key)))
         return Entry(_parse(key, found.data), found.etag) if found else None
 
-    async def existing(self, key: str, *, retry_timeout_seconds: float | None = None) -> Entry:
+    async def existing(self, key: str) -> Entry:
         """The record of a key that was claimed. Raises a `LedgerError` if it no longer exists."""
-        found = await self.read(key, retry_timeout_seconds=retry_timeout_seconds)
+        found = await self.read(key)
         if found is None:
             raise LedgerError(f"The ledger no longer has a record of {key}.", key=key)
         return found
@@ -119,14 +107,7 @@ class Ledger:
         etag, back = (over.etag, self._put_open) if over else (None, None)
         return await self._write(claimed, etag=etag, mark_again=back)
 
-    async def change(
-        self,
-        key: str,
-        how: Callable[[Generation], Generation],
-        *,
-        known: Entry | None = None,
-        retry_timeout_seconds: float | None = None,
-    ) -> Entry:
+    async def change(self, key: str, how: Callable[[Generation], Generation], *, known: Entry | None = None) -> Entry:
         """Applies a pure change to the newest version of a record, and again if another process wrote meanwhile.
 
         A change that reopens a finished generation, or adds a paid task to it, also writes its open marker, before and
@@ -137,20 +118,15 @@ class Ledger:
         Args:
             how: one of the functions of `transitions` or `superseded_tasks`. Returning its argument changes nothing.
             known: the record as the caller last saw it. It saves a read if it has not changed since.
-            retry_timeout_seconds: how long to retry while the store is down.
 
         Raises:
             LedgerError: there is no such record.
+            StoreUnavailableError: the store did not answer, or other processes wrote first until the retry timeout.
         """
-        timeout_seconds = self._retry_timeout_seconds if retry_timeout_seconds is None else retry_timeout_seconds
-        deadline = self._clock.monotonic() + timeout_seconds
-
-        def left() -> float:
-            return max(deadline - self._clock.monotonic(), 0.0)
-
+        deadline = self._clock.monotonic() + self._retry_timeout_seconds
         while True:
             newest = known is None
-            entry = known or await self.existing(key, retry_timeout_seconds=left())
+            entry = known or await self.existing(key)
             known = None
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
@@ -158,14 +134,15 @@ class Ledger:
             if changed == entry.generation:
                 return entry
             if newest:
-                await self._rebind(entry.generation, changed, retry_timeout_seconds=left())
-            written = await self._replace(entry, changed, retry_timeout_seconds=left())
+                await self._rebind(entry.generation, changed)
+            written = await self._replace(entry, changed)
             if written is not None:
                 return written
-            if self._clock.monotonic() > deadline:
-                raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
+            if newest and self._clock.monotonic() > deadline:
+                # Not a LedgerError: the paid call must go on recording its answer, as in an outage.
+                raise StoreUnavailableError(f"The record of {key} was changed by other processes on every attempt.")
 
-    async def _replace(self, entry: Entry, changed: Generation, *, retry_timeout_seconds: float) -> Entry | None:
+    async def _replace(self, entry: Entry, changed: Generation) -> Entry | None:
         """Writes a new version, its open marker if it was reopened, and releases the tasks that it dropped."""
         key = changed.key
         finished = entry.generation.state in FINISHED
@@ -173,10 +150,8 @@ class Ledger:
         gains_task = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
         mark = self._put_open if reopened else self._put_published if gains_task else None
         if mark is not None:
-            await self._retrying(lambda: mark(key), retry_timeout_seconds)
-        written = await self._write(
-            changed, etag=entry.etag, retry_timeout_seconds=retry_timeout_seconds, mark_again=mark
-        )
+            await self._retrying(lambda: mark(key))
+        written = await self._write(changed, etag=entry.etag, mark_again=mark)
         if written is None:
             return None
         for task_id in entry.generation.task_ids - written.generation.task_ids:
@@ -199,7 +174,7 @@ class Ledger:
                 return None
         return None
 
-    async def _rebind(self, before: Generation, changed: Generation, *, retry_timeout_seconds: float) -> None:
+    async def _rebind(self, before: Generation, changed: Generation) -> None:
         for attempt in changed.attempts:
             for task_id in attempt.task_ids - before.task_ids:
                 owner = await self.tasks.bind(
@@ -208,7 +183,6 @@ class Ledger:
                     attempt.number,
                     named_by=attempt.named_by or "reply",
                     naming=before.next_naming,
-                    retry_timeout_seconds=retry_timeout_seconds,
                 )
                 if owner.key != changed.key:
                     raise LedgerError(f"Task {task_id} belongs to {owner.key}.", key=changed.key, task_id=task_id)
@@ -263,13 +237,7 @@ class Ledger:
 
     async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
         """The existing records of these keys, in the order of the keys, read several at a time."""
-        gate = asyncio.Semaphore(READS_AT_ONCE)
-
-        async def one(key: str) -> Entry | None:
-            async with gate:
-                return await self.read(key)
-
-        found = await asyncio.gather(*map(one, keys))
+        found = await at_most(READS_AT_ONCE, self.read, keys)
         return {key: entry.generation for key, entry in zip(keys, found, strict=True) if entry is not None}
 
     async def keys(self) -> list[str]:
@@ -303,7 +271,6 @@ class Ledger:
         generation: Generation,
         *,
         etag: str | None,
-        retry_timeout_seconds: float | None = None,
         mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, retried after lost replies. None: another process wrote first.
@@ -332,7 +299,7 @@ class Ledger:
 
         arrived = True
         try:
-            written = await self._retrying(write, retry_timeout_seconds=retry_timeout_seconds)
+            written = await self._retrying(write)
             arrived = written is not None
         finally:
             if mark_again is not None and arrived:
@@ -341,10 +308,9 @@ class Ledger:
                     await mark_again(generation.key)
         return written
 
-    async def _retrying(self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None) -> T:
+    async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
         """Makes a call, and retries while the store is down. A `PreconditionFailedError` is raised at once."""
-        timeout_seconds = self._retry_timeout_seconds if retry_timeout_seconds is None else retry_timeout_seconds
-        deadline = self._clock.monotonic() + timeout_seconds
+        deadline = self._clock.monotonic() + self._retry_timeout_seconds
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:

@@ -1,15 +1,7 @@
 """What is spent and reserved in a month by all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
 
-A run reserves an amount here before it claims anything, and each of its claims names the reservation. So the ledger
-shows what a reservation was really used for, even if its run died:
-
-```
-reserve ──► claim, POST, answer ──► settle: what was accepted is spent, what was rejected or never claimed is free,
-                                    and what is unknown stays unclear until its record says more
-```
-
-A run settles its own reservation at its end. The reservation of a dead run is settled by the next run that needs the
-money, once no request can be sent on it any more.
+Each claim names its reservation, so the ledger shows what the reservation was really used for, even if its run died.
+The order of reserving, paying and settling: "Ceilings per day and month" in `docs/ledger.md`.
 """
 
 from collections.abc import Iterable

@@ -51,9 +51,7 @@ class SpendObjects:
             data = (await count()).model_dump_json(indent=2).encode()
             await self._retrying(lambda: self._create(month, data))
 
-    async def change(
-        self, month: str, how: Change, *, retry_timeout_seconds: float | None = None
-    ) -> MonthlySpend | None:
+    async def change(self, month: str, how: Change) -> MonthlySpend | None:
         """Applies a pure change to the newest version, and again if another process wrote meanwhile.
 
         Args:
@@ -86,7 +84,7 @@ class SpendObjects:
                     return changed
             raise StoreUnavailableError(f"{object_name(month)} was changed by other processes on every attempt.")
 
-        return await self._retrying(apply, retry_timeout_seconds)
+        return await self._retrying(apply)
 
     async def _create(self, month: str, data: bytes) -> None:
         with suppress(PreconditionFailedError):  # another run was faster, and has counted the same

@@ -21,6 +21,7 @@ from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
 from flows.checks import Finding, check_before_paying, check_prices, check_result_route, check_space, this_code
 from flows.media.guarded_client import guarded_client
+from flows.resources import Resources
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import expire_records
@@ -207,23 +208,17 @@ async def test_result_route_is_a_warning_for_a_private_api(api: ApixoApi) -> Non
 
 
 async def test_dry_run_reports_an_unchecked_result_route(api: ApixoApi, archive: VideoArchive) -> None:
-    store = archive.store()
-    async with api.status_client() as client, guarded_client(allow_private_hosts=False) as web:
-        found = by_name(await check_before_paying(client, store, web, api, archive))
-    await store.aclose()
+    async with Resources(api.model_copy(update={"allow_private_hosts": False}), archive) as resources:
+        found = by_name(await check_before_paying(resources))
     assert found["result route"][0] == "warning"
     assert "result_check_url" in found["result route"][1]
 
 
 async def test_dry_run_rejects_a_store_that_would_lose_the_ledger(api: ApixoApi, archive: VideoArchive) -> None:
     expire_records(archive)
-    async with (
-        aclosing(archive.store()) as store,
-        api.status_client() as client,
-        guarded_client(allow_private_hosts=True) as web,
-    ):
+    async with aclosing(Resources(api, archive)) as resources:
         with pytest.raises(StoreUnfitError, match="would delete the ledger: tidy"):
-            await check_before_paying(client, store, web, api, archive)
+            await check_before_paying(resources)
 
 
 async def test_api_key_is_not_sent_to_result_hosts(api: ApixoApi) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apixo import ApixoClient
-from blocks.store_errors import StoreRefusedError
+from blocks.store_errors import StoreRefusedError, StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
@@ -218,6 +218,67 @@ async def test_store_rejection_after_acceptance_is_retried_and_logged_at_once(
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
     assert caplog.text.count(f"sora resolve {key} --task-id {charged.task_id}") == 1
+
+
+@pytest.fixture
+def single_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger retries nothing, so that each failure of the store or lost race ends one try of the paid call."""
+    monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "retry_timeout_seconds", 0.0)
+    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("flows.paid_call.call.ANSWER_RETRY_TIMEOUT_SECONDS", 30.0)
+
+
+@pytest.mark.usefixtures("single_tries")
+async def test_acceptance_is_recorded_even_if_its_record_loses_races_for_longer_than_the_ledger_retries(
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, lost = Ledger._replace, list[str]()
+
+    async def after_another(ledger: Ledger, entry: Entry, changed: Generation) -> Entry | None:
+        if changed.state is State.SUBMITTED and len(lost) < 5:
+            lost.append(f"race {len(lost)}")
+            now = await ledger.existing(key)
+            await replace(ledger, now, now.generation.model_copy(update={"warnings": tuple(lost)}))
+        return await replace(ledger, entry, changed)
+
+    monkeypatch.setattr(Ledger, "_replace", after_another)
+    made = await submit(key, resources)
+    (charged,) = sandbox.record.charged()
+    assert (made.state, made.task_id, made.warnings) == (State.SUBMITTED, charged.task_id, tuple(lost))
+    assert len(lost) == 5
+    assert await recorded(key, resources) == made
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.usefixtures("single_tries")
+async def test_acceptance_is_recorded_once_if_its_writes_get_no_reply_for_longer_than_the_ledger_retries(
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, bind, lost = Ledger._replace, TaskOwners.bind, list[str]()
+
+    async def bind_without_reply(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+        owner = await bind(owners, *arguments, **named)
+        if not lost:
+            lost.append("owner")
+            raise StoreUnavailableError("no reply")
+        return owner
+
+    async def replace_without_reply(ledger: Ledger, entry: Entry, changed: Generation) -> Entry | None:
+        written = await replace(ledger, entry, changed)
+        if lost == ["owner"]:
+            lost.append("record")
+            raise StoreUnavailableError("no reply")
+        return written
+
+    monkeypatch.setattr(TaskOwners, "bind", bind_without_reply)
+    monkeypatch.setattr(Ledger, "_replace", replace_without_reply)
+    made = await submit(key, resources)
+    (charged,) = sandbox.record.charged()
+    assert (made.state, made.task_id, len(made.attempts)) == (State.SUBMITTED, charged.task_id, 1)
+    assert made.task_ids == {charged.task_id}
+    assert lost == ["owner", "record"]
+    assert await recorded(key, resources) == made
+    assert len(sandbox.record.submits()) == 1
 
 
 async def test_acceptance_is_recorded_even_if_no_alarm_thread_can_start(

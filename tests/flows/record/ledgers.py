@@ -10,7 +10,7 @@ from blocks.probe import ensure_ready
 from flows.clock import Clock
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
-from flows.record.ledger import Entry, Ledger
+from flows.record.ledger import RETRY_TIMEOUT_SECONDS, Entry, Ledger
 from tests.support import KITE
 from tests.support.store_line import Line
 
@@ -54,12 +54,16 @@ class SleepingClock(Clock):
 
 @asynccontextmanager
 async def open_ledger(
-    archive: VideoArchive, line: Line | None = None, clock: Clock | None = None
+    archive: VideoArchive,
+    line: Line | None = None,
+    clock: Clock | None = None,
+    *,
+    retry_timeout_seconds: float = RETRY_TIMEOUT_SECONDS,
 ) -> AsyncIterator[Ledger]:
     store = (line or Line()).store(archive)
     try:
         await ensure_ready(store)
-        yield Ledger(store, clock=clock)
+        yield Ledger(store, retry_timeout_seconds=retry_timeout_seconds, clock=clock)
     finally:
         await store.aclose()
 

@@ -8,7 +8,7 @@ import pytest
 
 from apixo import Failed, Succeeded, VideoRequest
 from flows.record import superseded_tasks, transitions
-from flows.record.costs import CostRow, Group, costs, fate, total_costs
+from flows.record.costs import CostRow, Group, costs, fate
 from flows.record.generation import ArchivedObject, Generation, Owner, Problem
 from flows.record.payments import payments
 
@@ -79,7 +79,7 @@ def test_costs_are_grouped_by_model_tag_batch_or_day(by: Group, expected: dict[t
 
 
 def test_total_costs_are_split_by_currency_and_outcome() -> None:
-    euros, dollars = total_costs(RECORDS, "2026-11")
+    euros, dollars = costs(RECORDS, "2026-11", None)
     assert euros == CostRow(group="total", currency="EUR", payments=1, open=Decimal(13))
     assert dollars == CostRow(
         group="total",
@@ -100,7 +100,7 @@ def test_late_task_adopted_by_later_attempt_counts_once_with_its_outcome() -> No
     late = transitions.submitted(again, attempt_number=1, task_id="t", now=NOW)
     ended = transitions.failed(late, Failed(task_id="t", state="failed", fail_code="", fail_message=""), now=NOW)
     assert [fate(payment) for payment in payments(ended)] == ["failed"]
-    (row,) = total_costs([ended], "2026-11")
+    (row,) = costs([ended], "2026-11", None)
     assert [row.payments, row.failed, row.total] == [1, 2, 2]
 
 

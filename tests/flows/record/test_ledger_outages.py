@@ -11,7 +11,7 @@ from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, RETRY_TIMEOUT_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, submitted
+from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, submitted, warn
 
 
 def outage(clock: SleepingClock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
@@ -56,41 +56,44 @@ async def test_retries_end_at_the_retry_timeout(archive: VideoArchive, key: str,
     assert RETRY_TIMEOUT_SECONDS - LONGEST_PAUSE_SECONDS <= sum(clock.pauses) <= RETRY_TIMEOUT_SECONDS
 
 
-async def test_retry_timeout_of_a_change_covers_read_and_write_together(archive: VideoArchive, key: str) -> None:
+async def test_change_that_loses_every_race_ends_at_the_retry_timeout(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """The error is one of the store, so that a paid call goes on recording its task, as in an outage."""
     line, clock = Line(), SleepingClock()
-    async with open_ledger(archive, line, clock) as ledger:
-        await must_claim(ledger, key)
-        reads = outage(clock, until=clock.seconds + 80)
-        writes = outage(clock, until=float("inf"), of=lambda request: request.writes_a_record)
+    async with open_ledger(archive, line, clock) as slow:
+        known = await must_claim(slow, key)
 
-        async def both(request: Call) -> None:
-            await reads(request)
-            await writes(request)
+        async def another_writes_first(request: Call) -> None:
+            if request.writes_a_record:
+                await ledger.change(key, warn(f"at {clock.seconds}"))
+                clock.seconds += RETRY_TIMEOUT_SECONDS / 2
 
-        line.before = both
-        with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, retry_timeout_seconds=100)
-        assert 95 <= sum(clock.pauses) <= 100
+        line.before = another_writes_first
+        with pytest.raises(StoreUnavailableError, match=f"record of {key} was changed by other processes"):
+            await slow.change(key, submitted, known=known)
         line.before = nothing
-        assert (await current_generation(ledger, key)).state is State.CLAIMED
+        found = await current_generation(slow, key)
+        assert (found.state, len(found.warnings)) == (State.CLAIMED, 3)
+        assert (await slow.change(key, submitted, known=known)).generation.task_id == "t1"
 
 
 async def test_long_retry_timeout_outlasts_an_outage(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with open_ledger(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock, retry_timeout_seconds=1800) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
-        entry = await ledger.change(key, submitted, retry_timeout_seconds=1800)
+        entry = await ledger.change(key, submitted)
     assert entry.generation.state is State.SUBMITTED
 
 
 async def test_zero_retry_timeout_means_one_attempt(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with open_ledger(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock, retry_timeout_seconds=0) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, retry_timeout_seconds=0)
+            await ledger.change(key, submitted)
     assert clock.pauses == []
 
 
