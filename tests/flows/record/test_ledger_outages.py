@@ -11,7 +11,8 @@ from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, RETRY_TIMEOUT_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, submitted
+from .changes import submit
+from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger
 
 
 def outage(clock: SleepingClock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
@@ -38,7 +39,7 @@ async def test_outage_is_retried_with_growing_pauses(archive: VideoArchive, key:
 CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
     "read": lambda ledger, key: ledger.read(key),
     "claim": lambda ledger, key: ledger.claim(claim_of(key), over=None),
-    "change": lambda ledger, key: ledger.change(key, submitted),
+    "change": lambda ledger, key: ledger.change(key, submit),
     "mark_open": lambda ledger, key: ledger.mark_open(key),
     "close": lambda ledger, key: ledger.close(claim_of(key)),
     "is_published": lambda ledger, key: ledger.is_published(key),
@@ -69,7 +70,7 @@ async def test_retry_timeout_of_a_change_covers_read_and_write_together(archive:
 
         line.before = both
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, retry_timeout_seconds=100)
+            await ledger.change(key, submit, retry_timeout_seconds=100)
         assert 95 <= sum(clock.pauses) <= 100
         line.before = nothing
         assert (await current_generation(ledger, key)).state is State.CLAIMED
@@ -80,7 +81,7 @@ async def test_long_retry_timeout_outlasts_an_outage(archive: VideoArchive, key:
     async with open_ledger(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
-        entry = await ledger.change(key, submitted, retry_timeout_seconds=1800)
+        entry = await ledger.change(key, submit, retry_timeout_seconds=1800)
     assert entry.generation.state is State.SUBMITTED
 
 
@@ -90,7 +91,7 @@ async def test_zero_retry_timeout_means_one_attempt(archive: VideoArchive, key: 
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, retry_timeout_seconds=0)
+            await ledger.change(key, submit, retry_timeout_seconds=0)
     assert clock.pauses == []
 
 
