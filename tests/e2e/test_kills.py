@@ -22,8 +22,7 @@ async def kill_during_paid_call(
 ) -> int:
     """Kills the run's process once APIXO has accepted its request. Returns the id of the process."""
     await charged(sandbox, seconds=RUN_SECONDS)
-    claimed = await stored.recorded(key)
-    assert claimed is not None
+    claimed = await stored.existing(key)
     assert claimed.state is State.CLAIMED
     pid = claimed.attempt.claimed_by.pid
     os.kill(pid, with_signal)
@@ -67,8 +66,7 @@ async def test_rerun_after_kill_during_paid_call_does_not_pay_and_resolve_archiv
     resolving = forks.start(command, client_environment, ROOT)
     output = await asyncio.to_thread(resolving.communicate, RUN_SECONDS)
     assert resolving.returncode == 0, output
-    archived = await stored.recorded(key)
-    assert archived is not None
+    archived = await stored.existing(key)
     assert archived.state is State.ARCHIVED
     assert len(sandbox.record.submits()) == (1 if resolution == "task_id" else 2)
     if resolution == "task_id":
@@ -84,7 +82,6 @@ async def test_sigterm_during_paid_call_still_records_reply(
     # As for a canceled run, a stopped worker, an evicted pod.
     await kill_during_paid_call(signal.SIGTERM, stored, sandbox, key)
     assert not (await wait_for_end(prefect, run.id)).is_completed()
-    left = await stored.recorded(key)
-    assert left is not None
+    left = await stored.existing(key)
     assert left.state is State.SUBMITTED
     assert left.task_id == sandbox.record.charged()[0].task_id

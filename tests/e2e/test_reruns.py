@@ -56,8 +56,7 @@ async def test_rerun_after_failed_step_archives_and_pays_once(
         await stored.api.save(stored.name, overwrite=True)
         rerun = await retry(prefect, run.id, failed)
         assert rerun.is_completed(), rerun
-        archived = await stored.recorded(key)
-    assert archived is not None
+        archived = await stored.existing(key)
     assert archived.state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
 
@@ -85,6 +84,5 @@ async def test_user_rerun_of_failed_video_pays_for_new_attempt(
     rerun = await retry(prefect, run.id, failed, force=force)
     assert rerun.is_completed(), rerun
     assert len(sandbox.record.submits()) == 2
-    archived = await stored.recorded(key)
-    assert archived is not None
+    archived = await stored.existing(key)
     assert [attempt.state for attempt in archived.attempts] == [State.FAILED, State.ARCHIVED]

@@ -41,6 +41,11 @@ class StoredBlocks:
             entry = await Ledger(store).read(key)
         return entry.generation if entry else None
 
+    async def existing(self, key: str) -> Generation:
+        """The generation in the ledger."""
+        async with aclosing(self.archive.store()) as store:
+            return (await Ledger(store).existing(key)).generation
+
 
 @pytest.fixture
 async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:

@@ -29,9 +29,7 @@ async def submit(
 
 
 async def recorded(key: str, resources: PayingResources) -> Generation:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry.generation
+    return (await resources.ledger.existing(key)).generation
 
 
 def set_clock(resources: PayingResources, moment: datetime) -> None:

@@ -109,8 +109,7 @@ async def test_error_in_one_generation_does_not_stop_the_others_but_fails_the_ru
     await finished(sandbox)
     with pytest.raises(CollectionError, match=f"1 of 2.*{key}-broken"):
         await run(stored)
-    fine = await stored.recorded(f"{key}-fine")
-    assert fine is not None
+    fine = await stored.existing(f"{key}-fine")
     assert fine.state is State.ARCHIVED
     sandbox.faults.clear()
     assert (await run(stored))[f"{key}-broken"].what == "archived"

@@ -244,8 +244,7 @@ async def test_damaged_result_is_not_archived_and_a_rerun_fetches_it_again(
     with pytest.raises((DamagedVideoError, MediaError)) as caught:
         await stored.generate(KITE, key=key)
     assert key in str(caught.value)
-    open_generation = await stored.recorded(key)
-    assert open_generation is not None
+    open_generation = await stored.existing(key)
     assert open_generation.state is State.SUCCEEDED
     assert await objects(stored, "videos/") == []
     assert await objects(stored, "open/") == [f"open/{key}"]

@@ -20,14 +20,8 @@ from flows.resolution import ResolutionError, allow_resubmission, load_generatio
 from flows.resources import PayingResources
 from flows.submission import Submission
 from flows.task_end import record_end
-from tests.flows.generations import SUBMARINE, charged
+from tests.flows.generations import SUBMARINE, charged, recorded
 from tests.support import KITE, made_outside, unique
-
-
-async def read(key: str, resources: PayingResources) -> Entry:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry
 
 
 async def finished(task_id: str, resources: PayingResources) -> Succeeded:
@@ -38,7 +32,7 @@ async def finished(task_id: str, resources: PayingResources) -> Succeeded:
 
 async def fetched(paid: PaidTask, resources: PayingResources, folder: Path) -> tuple[Entry, list[FetchedVideo] | None]:
     entry, status = await record_end(
-        paid, await read(paid.key, resources), await finished(paid.task_id, resources), resources
+        paid, await resources.ledger.existing(paid.key), await finished(paid.task_id, resources), resources
     )
     return entry, await steps.fetch.fn(paid, entry, status, folder, resources)
 
@@ -98,7 +92,7 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     gate.set()
     with pytest.raises(SupersededError):
         await late
-    again = (await read(key, resources)).generation
+    again = await recorded(key, resources)
     assert again.objects == made.objects
     assert made.video is not None
     assert await archived_hash(again, resources) == made.video.sha256
@@ -154,7 +148,7 @@ async def test_one_task_is_never_in_two_records(resources: PayingResources, sand
     )
     assert sum(isinstance(result, Generation) for result in results) == 1
     assert all(isinstance(result, Generation | ResolutionError) for result in results)
-    records = [(await read(key, resources)).generation for key in keys]
+    records = [await recorded(key, resources) for key in keys]
     assert [task_id in record.task_ids for record in records].count(True) == 1
 
 
@@ -238,7 +232,7 @@ async def test_resubmission_is_rejected_if_the_store_knows_the_accepted_task(
     task_id = await unconfirmed_with_bound_task(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
         await allow_resubmission(await load_generation(key, resources.ledger), resources)
-    assert (await read(key, resources)).generation.task_id == task_id
+    assert (await recorded(key, resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
 

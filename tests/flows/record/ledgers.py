@@ -53,9 +53,7 @@ async def must_claim(ledger: Ledger, key: str) -> Entry:
 
 
 async def current_generation(ledger: Ledger, key: str) -> Generation:
-    entry = await ledger.read(key)
-    assert entry is not None
-    return entry.generation
+    return (await ledger.existing(key)).generation
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:
