@@ -29,9 +29,11 @@ if (
 ):
     os.environ["TMPDIR"] = tempfile.tempdir = str(_SHARED_MEMORY)
 
-# Before Prefect is imported anywhere, because it reads its settings on import. No test may touch the user's home.
+# Before Prefect is imported anywhere, because it reads its settings on import. No test may touch the user's home, and
+# none may depend on the user's settings and proxies.
 _HOME = tempfile.mkdtemp(prefix="sora-tests-")
-for _name in [name for name in os.environ if name.startswith(("PREFECT_", "APIXO_", "MINIO_", "SORA_"))]:
+_OURS = ("PREFECT_", "APIXO_", "MINIO_", "SORA_")
+for _name in [name for name in os.environ if name.startswith(_OURS) or name.lower().endswith("_proxy")]:
     if _name != "SORA_OBJECT_STORE":
         del os.environ[_name]
 # Each new HTTP client loads every certificate authority, which takes 45 ms, and a flow run opens some 16 clients. One
@@ -71,11 +73,10 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 from blocks import ApixoApi, VideoArchive
 from deployments.local.prefect_server import TUNED, PrefectServer, start_prefect_server
 from deployments.local.processes import LOOPBACK
-from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.resources import PayingResources
-from tests.support import make_api, make_archive, unique
+from tests.support import CREDENTIALS, make_api, make_archive, unique
 from tests.support.fork_server import ForkServer
 from tests.support.prefect_home import prepare
 
@@ -193,7 +194,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServe
         local_dir=ROOT / ".local",
         data_dir=folder / "data",
         log_dir=folder,
-        credentials=Credentials.load_or_create(folder / "credentials.json"),
+        credentials=CREDENTIALS,
     ).ready()
     yield server
     server.process.stop()

@@ -1,6 +1,5 @@
 """A sandbox of the API at the provider's own pace, and clients that record their sleeps instead of sleeping."""
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -21,14 +20,6 @@ class SleepRecorder(list[float]):
 
 
 MakeClient = Callable[..., ApixoClient]
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client honors proxy variables of the environment; the developer's own must not affect these tests."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

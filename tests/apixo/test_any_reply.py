@@ -173,10 +173,6 @@ def client_for(answers: Answers, **options: Any) -> Iterator[CheckedCalls]:
         runner.run(client.aclose())
 
 
-async def nap(_: float) -> None:
-    """Stands in for `asyncio.sleep`."""
-
-
 def test_no_reply_crashes_the_client_or_counts_as_unpaid_without_a_rejection() -> None:
     answers = Answers()
 

@@ -19,9 +19,10 @@ from deployments.gallery.index import ArchiveIndex
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.collect_videos import collect_videos
 from flows.record import object_names, transitions
-from flows.record.generation import Generation, Owner, Problem
+from flows.record.generation import Generation, Problem
 from flows.record.ledger import Ledger, marker_name, record_name
 from tests.flows.conftest import store_blocks
+from tests.flows.record import changes
 from tests.support import make_api, minio_client
 
 VIDEOS: Final = 100_000
@@ -35,10 +36,7 @@ FIRST: Final = datetime(2026, 8, 1, tzinfo=UTC)
 
 
 def claimed(key: str, at: datetime) -> Generation:
-    owner = Owner(host="machine", pid=1, flow_run_id=None)
-    return transitions.claim(
-        None, key=key, request=VideoRequest(prompt=f"Dunes; {key}"), owner=owner, now=at, lease_seconds=120
-    )
+    return changes.claimed(key=key, request=VideoRequest(prompt=f"Dunes; {key}"), now=at)
 
 
 async def write(store: ObjectStore, names: dict[str, bytes]) -> None:

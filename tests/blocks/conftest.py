@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,8 @@ from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, mark_raced
 from deployments.local.minio_build import STORE_VARIABLE
-from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
-
-CHECKOUT = Path(__file__).parents[2]
-CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")
+from tests.support import CREDENTIALS
 
 SMALL_REQUEST_BYTES = 6 * 2**20
 """With one byte more, the store's client still uploads two parts."""
@@ -26,18 +22,11 @@ OpenStore = Callable[..., ObjectStore]
 
 
 @pytest.fixture(scope="session")
-def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
-    """MinIO. If it is missing, it is built into the checkout's `.local/bin`."""
-    folder = tmp_path_factory.mktemp("own-minio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(STORE_VARIABLE, raising=False)
-        server = start_object_store(
-            local_dir=CHECKOUT / ".local", data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS
-        ).ready()
-    with server.process:
-        if server.kind != "minio":
-            pytest.skip("MinIO can neither be found nor built here")
-        yield server
+def minio_server(minio: ObjectStoreServer) -> ObjectStoreServer:
+    """The session's store. Tests of what MinIO does are skipped if that is another one."""
+    if minio.kind != "minio":
+        pytest.skip("the session's object store is not MinIO")
+    return minio
 
 
 @pytest.fixture(scope="session")

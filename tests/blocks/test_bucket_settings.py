@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -26,9 +27,9 @@ from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import problems
 from blocks.store_errors import PreconditionFailedError, StoreRefusedError, StoreUnfitError
 from deployments.local.store_server import ObjectStoreServer, start_object_store
-from tests.support import minio_client
+from tests.support import CREDENTIALS, minio_client
 
-from .conftest import CHECKOUT, CREDENTIALS, OpenStore, archive
+from .conftest import OpenStore, archive
 from .wire import FakeStore, always, http, listening, s3_error
 
 
@@ -163,7 +164,10 @@ def encrypting_minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )
         patch.setenv("SORA_OBJECT_STORE", "minio")
         server = start_object_store(
-            local_dir=CHECKOUT / ".local", data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS
+            local_dir=Path(__file__).parents[2] / ".local",
+            data_dir=folder / "data",
+            log_dir=folder,
+            credentials=CREDENTIALS,
         )
     with server.process:  # outside the patches, because another store may be started meanwhile
         _wait_for(server.endpoint)  # `ready` would use the default region

@@ -234,32 +234,34 @@ async def test_store_proven_by_an_earlier_version_is_proven_again(open_store: Op
         await prove(open_store(archive(endpoint)))
 
 
+def next_process(small: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets what this process has proven, and what the store has received."""
+    monkeypatch.setattr(blocks.probe, "_proven", set())
+    small.requests.clear()
+
+
 async def test_race_runs_once_a_day_and_other_checks_once_per_process(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = SmallStore()
-
-    def next_process() -> None:
-        monkeypatch.setattr(blocks.probe, "_proven", set())
-        small.requests.clear()
 
     def raced() -> bool:
         return any(request.startswith("PUT incoming/race-") for request in small.requests)
 
     async with listening(small.handle) as endpoint:
         store = open_store(archive(endpoint))
-        next_process()
+        next_process(small, monkeypatch)
         await ensure_ready(store, also=("tasks/.probe",))
         assert raced()
         assert "PUT tasks/.probe" in small.requests
         small.requests.clear()
         await ensure_ready(store, also=("tasks/.probe",))
         assert small.requests == []
-        next_process()
+        next_process(small, monkeypatch)
         await ensure_ready(store)
         assert f"PUT {PROBE}" in small.requests
         assert not raced()
-        next_process()
+        next_process(small, monkeypatch)
         small.modified[RACED] = (datetime.now(UTC) - timedelta(hours=25)).isoformat()[:19] + "Z"
         await ensure_ready(store)
         assert raced()
@@ -269,26 +271,21 @@ async def test_race_runs_once_a_day_and_other_checks_once_per_process(
 async def test_failed_check_is_repeated_in_every_run(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run reports that no video could be archived: the next run must not pay because an earlier check passed."""
     small = SmallStore()
-
-    def next_process() -> None:
-        monkeypatch.setattr(blocks.probe, "_proven", set())
-
     async with listening(small.handle) as endpoint:
         store = open_store(archive(endpoint))
-        next_process()
+        next_process(small, monkeypatch)
         await ensure_ready(store)
         small.max_bytes = 1_000_000
         with pytest.raises(StoreUnfitError, match="limits the size"):
             await all_checks(store)
         with pytest.raises(StoreUnfitError, match="limits the size"):
             await ensure_ready(store)
-        next_process()
+        next_process(small, monkeypatch)
         with pytest.raises(StoreUnfitError, match="limits the size"):
             await ensure_ready(store)
         small.max_bytes = 1_000_000_000
         await ensure_ready(store)
-        next_process()
-        small.requests.clear()
+        next_process(small, monkeypatch)
         await ensure_ready(store)
         assert not any(request.startswith("PUT incoming/race-") for request in small.requests)
 

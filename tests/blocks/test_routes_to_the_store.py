@@ -19,13 +19,6 @@ from .wire import ConnectProxy, FakeStore, http, listening
 HOST = "minio.example.com"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
 @pytest.fixture(scope="session")
 def certificate_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A company's own certificate authority, and the certificates it signed; see `make_authority`."""

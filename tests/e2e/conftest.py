@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prefect.client.base import PrefectHttpxAsyncClient
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import ManagedProcess
@@ -118,24 +118,26 @@ async def start_quick_run(prefect: PrefectClient, deployment: str, worker: Manag
     return start
 
 
-async def wait_for_end(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = None) -> FlowRun:
-    """The run, once it is in a final state (another one than `than`)."""
+async def wait_for_end(prefect: PrefectClient, run_id: UUID, *, than: State | None = None) -> State:
+    """The final state of a run (another one than `than`)."""
     with anyio.fail_after(RUN_SECONDS):
         while True:
-            run = await prefect.read_flow_run(run_id)
-            if run.state is not None and run.state.is_final() and run.state.id != than:
-                return run
+            state = (await prefect.read_flow_run(run_id)).state
+            if state is not None and state.is_final() and (than is None or state.id != than.id):
+                return state
             await anyio.sleep(0.25)
 
 
-async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = False) -> None:
-    """Sends what the UI's Retry button sends. The classic UI sends it without force, the new one with it."""
+async def retry(prefect: PrefectClient, run_id: UUID, ended: State, *, force: bool = False) -> State:
+    """Sends what the UI's Retry button sends, and returns how the run ends this time.
+
+    The classic UI sends it without force, the new one with it.
+    """
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-    async with PrefectHttpxAsyncClient() as http:
-        reply = await http.post(
-            f"{prefect_server.api_url}/flow_runs/{run.id}/set_state", json={"state": state, "force": force}
-        )
+    async with PrefectHttpxAsyncClient(base_url=prefect.api_url) as http:
+        reply = await http.post(f"/flow_runs/{run_id}/set_state", json={"state": state, "force": force})
     assert reply.json()["status"] == "ACCEPT", reply.text
+    return await wait_for_end(prefect, run_id, than=ended)
 
 
 @pytest.fixture(scope="package")

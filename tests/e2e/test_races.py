@@ -31,8 +31,7 @@ async def test_processes_racing_for_one_key_pay_once_and_get_equal_results(
     outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate, RUN_SECONDS) for process in racing))
     assert {process.returncode for process in racing} == {0}, outputs
     assert len({out for out, _ in outputs}) == 1, outputs
-    generation = await stored.recorded(key)
-    assert generation is not None
+    generation = await stored.existing(key)
     assert generation.state == "archived"
     assert generation.objects
     assert len(sandbox.record.submits()) == 1

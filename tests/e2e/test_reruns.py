@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
@@ -26,7 +25,6 @@ async def test_rerun_after_failed_step_archives_and_pays_once(
     step: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
-    prefect_server: PrefectServer,
     prefect: PrefectClient,
     start_quick_run: Runs,
     key: str,
@@ -49,20 +47,16 @@ async def test_rerun_after_failed_step_archives_and_pays_once(
                 gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
         run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
         failed = await wait_for_end(prefect, run.id)
-        assert failed.state is not None
-        assert failed.state.is_failed(), failed.state
+        assert failed.is_failed(), failed
         left = await stored.recorded(key)
         assert left is None or left.state is not State.ARCHIVED
 
         gate.shut = nothing
         stored.api.base_url = sandbox.base_url
         await stored.api.save(stored.name, overwrite=True)
-        await retry(prefect_server, failed)
-        rerun = await wait_for_end(prefect, run.id, than=failed.state.id)
-        assert rerun.state is not None
-        assert rerun.state.is_completed(), rerun.state
-        archived = await stored.recorded(key)
-    assert archived is not None
+        rerun = await retry(prefect, run.id, failed)
+        assert rerun.is_completed(), rerun
+        archived = await stored.existing(key)
     assert archived.state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
 
@@ -72,7 +66,6 @@ async def test_user_rerun_of_failed_video_pays_for_new_attempt(
     force: bool,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
-    prefect_server: PrefectServer,
     prefect: PrefectClient,
     start_quick_run: Runs,
     key: str,
@@ -82,19 +75,14 @@ async def test_user_rerun_of_failed_video_pays_for_new_attempt(
     parameters = {"request": {"prompt": "unlucky"}, "key": key, "api": stored.name, "archive": stored.name}
     run = await start_quick_run(**parameters)
     failed = await wait_for_end(prefect, run.id)
-    assert failed.state is not None
-    assert "SOMETHING_NEW" in (failed.state.message or "")
+    assert "SOMETHING_NEW" in (failed.message or "")
 
     duplicate = await wait_for_end(prefect, (await start_quick_run(**parameters)).id)  # the same event delivered twice
-    assert duplicate.state is not None
-    assert duplicate.state.is_failed()
+    assert duplicate.is_failed()
     assert len(sandbox.record.submits()) == 1
 
-    await retry(prefect_server, failed, force=force)
-    rerun = await wait_for_end(prefect, run.id, than=failed.state.id)
-    assert rerun.state is not None
-    assert rerun.state.is_completed(), rerun.state
+    rerun = await retry(prefect, run.id, failed, force=force)
+    assert rerun.is_completed(), rerun
     assert len(sandbox.record.submits()) == 2
-    archived = await stored.recorded(key)
-    assert archived is not None
+    archived = await stored.existing(key)
     assert [attempt.state for attempt in archived.attempts] == [State.FAILED, State.ARCHIVED]

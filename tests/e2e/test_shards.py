@@ -148,7 +148,6 @@ async def test_killed_parent_resumes_same_shards_after_retry(
     workers: None,
     key: str,
     prefect: PrefectClient,
-    prefect_server: PrefectServer,
 ) -> None:
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
     parameters = {"requests": make_rows(6), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
@@ -164,16 +163,10 @@ async def test_killed_parent_resumes_same_shards_after_retry(
     assert where is not None
     parent_pid = int(where.rpartition(":")[2])
     os.kill(parent_pid, signal.SIGKILL)
-    crashed = await wait_for_end(prefect, parent.id)
-    assert crashed.state is not None
-    assert crashed.state.is_crashed()
+    assert (await wait_for_end(prefect, parent.id)).is_crashed()
     await asyncio.sleep(15)  # Prefect's worker reports the crash a second time, and would overwrite a retry before that
-    crashed = await prefect.read_flow_run(parent.id)
-    assert crashed.state is not None
-    await retry(prefect_server, crashed)
-    run_again = await wait_for_end(prefect, parent.id, than=crashed.state.id)
-    assert run_again.state is not None
-    assert run_again.state.is_completed(), run_again.state.message
+    rerun = await retry(prefect, parent.id, await wait_for_end(prefect, parent.id))
+    assert rerun.is_completed(), rerun.message
     assert {run.id for run in await children(prefect, parent.id)} == {run.id for run in before}
     assert len(sandbox.record.submits()) == 6
 
@@ -230,20 +223,16 @@ async def test_user_rerun_of_batch_pays_for_failed_videos_again_in_new_shards(
     workers: None,
     key: str,
     prefect: PrefectClient,
-    prefect_server: PrefectServer,
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="failed"))
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
     parameters = {"requests": make_rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
     parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
     failed = await wait_for_end(prefect, parent.id)
-    assert failed.state is not None
-    assert failed.state.is_failed()
+    assert failed.is_failed()
     assert len(sandbox.record.submits()) == 4
     before = await children(prefect, parent.id)
-    await retry(prefect_server, failed)
-    rerun = await wait_for_end(prefect, parent.id, than=failed.state.id)
-    assert rerun.state is not None
-    assert rerun.state.is_completed(), rerun.state.message
+    rerun = await retry(prefect, parent.id, failed)
+    assert rerun.is_completed(), rerun.message
     assert len(sandbox.record.submits()) == 5
     assert len(await children(prefect, parent.id)) == len(before) + 2

@@ -1,6 +1,6 @@
 """Stored blocks, as a deployed flow would load them."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from flows.generate_video import generate_video
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 from tests.flows.media.conftest import VideoFiles
+from tests.flows.record.ledgers import open_ledger
 from tests.support import unique
 from tests.support.events import Sent, taken_in
 
@@ -40,11 +41,23 @@ class StoredBlocks:
             entry = await Ledger(store).read(key)
         return entry.generation if entry else None
 
+    async def existing(self, key: str) -> Generation:
+        """The generation in the ledger."""
+        async with aclosing(self.archive.store()) as store:
+            return (await Ledger(store).existing(key)).generation
+
 
 @pytest.fixture
 async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
     """Both blocks, saved under a unique name."""
     return await store_blocks(api, archive)
+
+
+@pytest.fixture
+async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
+    """A ledger in a new bucket."""
+    async with open_ledger(archive) as opened:
+        yield opened
 
 
 _SAVED_KEYS: dict[tuple[str | None, str], Secret[str]] = {}

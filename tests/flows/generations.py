@@ -15,6 +15,7 @@ from flows.record.pipeline_errors import UnconfirmedError
 from flows.resolution import allow_resubmission, load_generation
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
+from tests.flows.record.changes import claimed
 from tests.support import KITE
 
 SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", duration=4)
@@ -28,9 +29,7 @@ async def submit(
 
 
 async def recorded(key: str, resources: PayingResources) -> Generation:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry.generation
+    return (await resources.ledger.existing(key)).generation
 
 
 def set_clock(resources: PayingResources, moment: datetime) -> None:
@@ -40,15 +39,9 @@ def set_clock(resources: PayingResources, moment: datetime) -> None:
 
 async def abandoned_claim(key: str, resources: PayingResources, *, lease_seconds: float = 0.3) -> Generation:
     """A claim whose owner has died."""
-    claimed = transitions.claim(
-        None,
-        key=key,
-        request=KITE,
-        owner=Owner(host="elsewhere", pid=1),
-        lease_seconds=lease_seconds,
-        now=datetime.now(UTC),
-    )
-    entry = await resources.ledger.claim(claimed, over=None)
+    owner, now = Owner(host="elsewhere", pid=1), datetime.now(UTC)
+    abandoned = claimed(key=key, owner=owner, lease_seconds=lease_seconds, now=now)
+    entry = await resources.ledger.claim(abandoned, over=None)
     assert entry is not None
     return entry.generation
 
@@ -61,9 +54,22 @@ async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> 
     return sandbox.record.charged()[-1].task_id or ""
 
 
+async def charged(sandbox: SandboxServer, *, seconds: float = 60) -> str:
+    """Waits until the provider has accepted a task. Returns its id."""
+    async with asyncio.timeout(seconds):
+        while not sandbox.record.charged():
+            await asyncio.sleep(0.01)
+    return sandbox.record.charged()[-1].task_id or ""
+
+
 async def allow(key: str, resources: PayingResources) -> Generation:
     """Does what `sora resolve --resubmit` does."""
     return await allow_resubmission(await load_generation(key, resources.ledger), resources)
+
+
+async def granted_by_click(failed: Generation) -> str | None:
+    """Lets a failed generation be paid for once more, as a click on Retry does."""
+    return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
 
 
 async def fail(

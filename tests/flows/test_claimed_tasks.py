@@ -149,10 +149,9 @@ async def test_claimed_task_that_contradicts_the_ledger_is_recorded_as_supersede
     await finished(sandbox)
     assert await call(key, resources, other_task) is CallbackOutcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [other_task, task_id]
-    found = await resources.ledger.read(key)
-    assert found is not None
-    assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.unarchived_superseded] == [other_task]
+    found = await recorded(key, resources)
+    assert found.task_id == task_id
+    assert [task.task_id for task in found.unarchived_superseded] == [other_task]
 
 
 async def test_claimed_task_that_races_with_the_reply_is_recorded_as_superseded(
@@ -173,10 +172,9 @@ async def test_claimed_task_that_races_with_the_reply_is_recorded_as_superseded(
 
     monkeypatch.setattr(tasks, "bind", bind_after_the_reply)
     await call(key, resources, other_task)
-    found = await resources.ledger.read(key)
-    assert found is not None
-    assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.unarchived_superseded] == [other_task]
+    found = await recorded(key, resources)
+    assert found.task_id == task_id
+    assert [task.task_id for task in found.unarchived_superseded] == [other_task]
     for task in (task_id, other_task):
         owner = await tasks.owner(task)
         assert owner is not None

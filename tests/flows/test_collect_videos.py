@@ -9,13 +9,14 @@ from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, run_name
 from flows.record import transitions
-from flows.record.generation import Generation, Owner, PaidTask, State
+from flows.record.generation import Generation, PaidTask, State
 from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError
 from flows.resources import PayingResources
 from flows.steps import retrieve
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
-from tests.flows.generations import finished, recorded, submit
+from tests.flows.generations import abandoned_claim, finished, recorded, submit
+from tests.flows.record import changes
 from tests.support import KITE
 from tests.support.events import Sent
 
@@ -69,15 +70,7 @@ async def test_collector_handles_every_state_and_submits_nothing(
     await resources.ledger.mark_open(f"{key}-refused")  # its run died before it removed the marker
     await submit(f"{key}-forbidden", resources, VideoRequest(prompt="forbidden"))
     await resources.ledger.mark_open(f"{key}-nobody")
-    claimed = transitions.claim(
-        None,
-        key=f"{key}-dead",
-        request=KITE,
-        owner=Owner(host="gone", pid=1),
-        lease_seconds=0.2,
-        now=datetime.now(UTC),
-    )
-    await resources.ledger.claim(claimed, over=None)
+    await abandoned_claim(f"{key}-dead", resources, lease_seconds=0.2)
     await finished(sandbox)
     before = len(sandbox.record.submits())
     found = {item.key: item for item in await collect(None, resources)}
@@ -116,8 +109,7 @@ async def test_error_in_one_generation_does_not_stop_the_others_but_fails_the_ru
     await finished(sandbox)
     with pytest.raises(CollectionError, match=f"1 of 2.*{key}-broken"):
         await run(stored)
-    fine = await stored.recorded(f"{key}-fine")
-    assert fine is not None
+    fine = await stored.existing(f"{key}-fine")
     assert fine.state is State.ARCHIVED
     sandbox.faults.clear()
     assert (await run(stored))[f"{key}-broken"].what == "archived"
@@ -198,15 +190,12 @@ async def test_expiring_event_is_sent_once_a_day(
 async def test_all_of_many_open_generations_are_polled_once(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) - timedelta(minutes=5)
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     task_id = (await submit(f"{key}-0", resources)).task_id or ""
     for number in range(1, 120):
-        claimed = transitions.claim(
-            None, key=f"{key}-{number}", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=9, now=now
-        )
-        submitted = transitions.submitted(claimed, attempt_number=1, task_id=task_id, now=now)
-        await resources.ledger.claim(submitted, over=None)
+        claimed = changes.claimed(key=f"{key}-{number}", now=now)
+        await resources.ledger.claim(changes.submit(claimed, task_id), over=None)
     found = await collect(None, resources)
     assert len(found) == 120
     assert {item.what for item in found} == {"pending"}
@@ -227,19 +216,9 @@ async def test_detached_only_skips_what_a_run_waits_for_until_its_deadline(
     assert len(sandbox.record.statuses()) == requested + 1
 
 
-async def test_generation_reconciled_by_a_callback_has_no_waiting_run(
-    key: str, resources: PayingResources, sandbox: SandboxServer
-) -> None:
-    claimed = transitions.claim(
-        None,
-        key=key,
-        request=KITE,
-        owner=Owner(host="gone", pid=1),
-        lease_seconds=9,
-        now=datetime.now(UTC),
-        waited_for=True,
-    )
-    reconciled = transitions.submitted(claimed, attempt_number=1, task_id="t", now=datetime.now(UTC), note="reconciled")
+def test_generation_reconciled_by_a_callback_has_no_waiting_run() -> None:
+    claimed = changes.claimed(waited_for=True)
+    reconciled = transitions.submitted(claimed, attempt_number=1, task_id="t", now=changes.LATER, note="reconciled")
     assert claimed.attempt.waited_for
     assert not reconciled.attempt.waited_for
 

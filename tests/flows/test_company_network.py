@@ -33,9 +33,6 @@ async def test_company_network_problems_are_reported_one_by_one_until_a_video_is
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    for variable in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.lower(), raising=False)
     provider = sandbox.base_url.removeprefix("http://")
     async with company_network(tmp_path, {API: provider, RESULTS: provider, STORE: minio.endpoint}) as company:
         company.compresses, company.max_bytes, company.ahead_seconds = True, 1_000_000, 90

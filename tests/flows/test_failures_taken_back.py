@@ -14,7 +14,7 @@ from flows.record.pipeline_errors import SubmissionRejectedError, VideoFailedErr
 from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
-from tests.flows.generations import allow, fail, finished, recorded, run_collector, set_clock, submit
+from tests.flows.generations import allow, fail, finished, granted_by_click, recorded, run_collector, set_clock, submit
 from tests.support import KITE
 
 Decision = Callable[[str, PayingResources], Awaitable[Generation]]
@@ -28,10 +28,6 @@ async def after_resolve_command(key: str, resources: PayingResources) -> Generat
 
 async def after_ui_retry(key: str, resources: PayingResources) -> Generation:
     """Submits after a click on Retry."""
-
-    async def granted_by_click(failed: Generation) -> str | None:
-        return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
-
     return await submit(key, resources, terms=Terms(may_submit_again=granted_by_click))
 
 

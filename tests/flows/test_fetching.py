@@ -17,10 +17,10 @@ from apixo import VideoRequest
 from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.guarded_client import guarded_client
 from flows.media.media_errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
-from flows.record import transitions
-from flows.record.generation import Generation, Owner
+from flows.record.generation import Generation
 from tests.flows.media.conftest import VideoFiles
 from tests.flows.media.test_wrappings import framed
+from tests.flows.record.changes import claimed
 from tests.support import KITE
 
 SUCCEEDED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -71,10 +71,7 @@ async def web() -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def found() -> Generation:
-    made = transitions.claim(
-        None, key="kite", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=1, now=SUCCEEDED_AT
-    )
-    return made.model_copy(update={"succeeded_at": SUCCEEDED_AT})
+    return claimed().model_copy(update={"succeeded_at": SUCCEEDED_AT})
 
 
 async def fetch(

@@ -13,10 +13,9 @@ from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.downloads import download
 from flows.media.guarded_client import guarded_client
 from flows.media.media_errors import CutDownloadError, DamagedVideoError, DownloadError
-from flows.record import transitions
-from flows.record.generation import Owner
 from tests.flows.media.test_wrappings import zipped
 from tests.flows.media.wire import serving
+from tests.flows.record.changes import claimed
 from tests.support import KITE
 
 SUCCEEDED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -25,9 +24,7 @@ SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=2), SUCCEEDED_AT + timedelta(
 
 async def fetch(folder: Path, *answers: bytes, now: datetime = SOON, last_try: bool = False) -> FetchedVideo:
     """Fetches from a host that sends these responses in turn."""
-    found = transitions.claim(
-        None, key="kite", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=1, now=SUCCEEDED_AT
-    ).model_copy(update={"succeeded_at": SUCCEEDED_AT})
+    found = claimed().model_copy(update={"succeeded_at": SUCCEEDED_AT})
     async with serving(*answers) as server, guarded_client(allow_private_hosts=True) as web:
         urls = (server.url("/v.mp4"),)
         (video,) = await fetch_videos(found, urls, folder, web, requested=KITE, fresh=True, last_try=last_try, now=now)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import flows.generate_video
-from apixo import Failed, VideoRequest
 from apixo.errors import NO_END, may_be_mistaken
 from blocks import VideoArchive
 from blocks.store_errors import StoreError
@@ -17,8 +16,8 @@ from deployments.sandbox import tasks as sandbox_tasks
 from flows.batch.calendar_rows import BatchItem
 from flows.batch.summary import BatchFailedError
 from flows.generate_batch import generate_batch
-from flows.record import moderation, transitions
-from flows.record.generation import Generation, Owner, Problem, State
+from flows.record import moderation
+from flows.record.generation import Generation, State
 from flows.record.ledger import Entry, Ledger
 from flows.record.pipeline_errors import UnconfirmedError, VideoFailedError
 from flows.resolution import load_generation, resolve_as_task
@@ -26,6 +25,7 @@ from flows.resolve_video import GO_ON, resolve_video
 from flows.resources import Resources
 from flows.signals.events import publish_end
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.generations import granted_by_click
 from tests.flows.record.changes import claimed, fail, lose, resolve, submit
 from tests.support import KITE, make_api
 
@@ -59,14 +59,9 @@ def test_verdicts_that_may_be_mistaken_are_recognized(code: str, mistakable: boo
 def failed_by_moderation(
     over: Generation | None = None, code: str = OUTPUT, granted_by: str | None = None
 ) -> Generation:
-    found = transitions.claim(
-        over, key="k", request=VideoRequest(prompt="Dunes"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW,
-        granted_by=granted_by,
-    )  # fmt: skip
-    number = len(found.attempts)
-    found = transitions.submitted(found, attempt_number=number, task_id=f"t{number}", now=NOW)
-    status = Failed(task_id=f"t{number}", state="failed", fail_code=code, fail_message="no")
-    return transitions.failed(found, status, now=NOW)
+    found = claimed(over, granted_by=granted_by)
+    task_id = f"t{found.attempt.number}"
+    return fail(submit(found, task_id), task_id, code)
 
 
 def test_moderation_retries_are_counted_in_the_record() -> None:
@@ -86,13 +81,7 @@ def test_nothing_is_paid_again_while_an_attempt_is_unconfirmed() -> None:
     lost = once.attempt.model_copy(update={"number": 1, "state": State.UNCONFIRMED, "task_id": None})
     unclear = once.model_copy(update={"attempts": (lost, once.attempt.model_copy(update={"number": 2}))})
     assert not moderation.may_submit_again(unclear, 3)
-    open_ = transitions.unconfirmed(
-        transitions.claim(
-            once, key="k", request=once.request, owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
-        ),
-        attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW,
-    )  # fmt: skip
-    assert not moderation.may_submit_again(open_, 3)
+    assert not moderation.may_submit_again(lose(claimed(once)), 3)
 
 
 RESOLVED_BY_USER = {
@@ -157,10 +146,6 @@ async def test_manual_rerun_is_used_up_even_if_moderation_retries_allow_the_atte
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise, a worker that starts the run again would pay once more."""
-
-    async def granted_by_click(failed: Generation) -> str | None:
-        return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
-
     verdicts[:] = [OUTPUT]
     strict = await store_blocks(lenient.api.model_copy(update={"moderation_retries": 0}), lenient.archive)
     with pytest.raises(VideoFailedError):
@@ -170,8 +155,7 @@ async def test_manual_rerun_is_used_up_even_if_moderation_retries_allow_the_atte
     for _ in range(3):
         with pytest.raises(VideoFailedError):
             await lenient.generate(KITE, key=key)
-    made = await lenient.recorded(key)
-    assert made is not None
+    made = await lenient.existing(key)
     assert [attempt.granted_by for attempt in made.attempts] == [None, "a click"]
     assert len(sandbox.record.submits()) == 2
 

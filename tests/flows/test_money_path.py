@@ -20,14 +20,8 @@ from flows.resolution import ResolutionError, allow_resubmission, load_generatio
 from flows.resources import PayingResources
 from flows.submission import Submission
 from flows.task_end import record_end
-from tests.flows.generations import SUBMARINE
+from tests.flows.generations import SUBMARINE, charged, recorded
 from tests.support import KITE, made_outside, unique
-
-
-async def read(key: str, resources: PayingResources) -> Entry:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry
 
 
 async def finished(task_id: str, resources: PayingResources) -> Succeeded:
@@ -38,7 +32,7 @@ async def finished(task_id: str, resources: PayingResources) -> Succeeded:
 
 async def fetched(paid: PaidTask, resources: PayingResources, folder: Path) -> tuple[Entry, list[FetchedVideo] | None]:
     entry, status = await record_end(
-        paid, await read(paid.key, resources), await finished(paid.task_id, resources), resources
+        paid, await resources.ledger.existing(paid.key), await finished(paid.task_id, resources), resources
     )
     return entry, await steps.fetch.fn(paid, entry, status, folder, resources)
 
@@ -98,7 +92,7 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     gate.set()
     with pytest.raises(SupersededError):
         await late
-    again = (await read(key, resources)).generation
+    again = await recorded(key, resources)
     assert again.objects == made.objects
     assert made.video is not None
     assert await archived_hash(again, resources) == made.video.sha256
@@ -154,7 +148,7 @@ async def test_one_task_is_never_in_two_records(resources: PayingResources, sand
     )
     assert sum(isinstance(result, Generation) for result in results) == 1
     assert all(isinstance(result, Generation | ResolutionError) for result in results)
-    records = [(await read(key, resources)).generation for key in keys]
+    records = [await recorded(key, resources) for key in keys]
     assert [task_id in record.task_ids for record in records].count(True) == 1
 
 
@@ -168,9 +162,7 @@ async def test_task_named_for_another_key_by_mistake_can_be_returned_to_its_owne
         await Submission(other, KITE, resources).run()
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
     paying = asyncio.create_task(Submission(key, KITE, resources).run())
-    while not sandbox.record.charged():
-        await asyncio.sleep(0.01)
-    task_id = sandbox.record.charged()[0].task_id or ""
+    task_id = await charged(sandbox)
     await resolve_as_task(await load_generation(other, resources.ledger), task_id, resources)
     with pytest.raises(UnconfirmedError, match=f"lists under {other}"):
         await paying
@@ -239,7 +231,7 @@ async def test_resubmission_is_rejected_if_the_store_knows_the_accepted_task(
     task_id = await unconfirmed_with_bound_task(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
         await allow_resubmission(await load_generation(key, resources.ledger), resources)
-    assert (await read(key, resources)).generation.task_id == task_id
+    assert (await recorded(key, resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
 
@@ -254,30 +246,3 @@ async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
     (collected,) = await collect([f"{key}-other"], resources)
     assert collected.task_id == other
     assert collected.what in ("pending", "archived")
-
-
-async def test_collector_archives_a_superseded_task_alongside(
-    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No run waits for it any more, but it was paid for."""
-    first, second = await two_tasks(key, resources)
-    for task in (first, second):
-        await finished(task.task_id, resources)
-
-    async def retrieve_without_prefect(
-        paid: PaidTask, known: Entry, status: Succeeded | None, own: PayingResources
-    ) -> Generation:
-        videos = await steps.fetch.fn(paid, known, status, own.work_root / paid.task_id, own)
-        made: Generation = await steps.archive.fn(paid, known, videos, own)
-        return made
-
-    monkeypatch.setattr("flows.collect_videos.retrieve", retrieve_without_prefect)
-    (collected,) = await collect([key], resources)
-    assert (collected.what, collected.task_id) == ("archived", second.task_id)
-    found = (await read(key, resources)).generation
-    (superseded_task,) = found.attempt.superseded
-    assert superseded_task.task_id == first.task_id
-    assert {item.kind for item in superseded_task.objects} == {"video", "poster", "sidecar"}
-    sidecar = await resources.store.get(f"{first.folder}generation.json")
-    assert sidecar is not None
-    assert second.task_id.encode() not in sidecar.data

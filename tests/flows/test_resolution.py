@@ -90,7 +90,7 @@ async def test_open_marker_removed_by_another_process_is_restored(
     assert await resources.ledger.is_published(key) is not None
 
 
-@pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])
+@pytest.mark.parametrize("kind", ["http_401", "reset_before"])
 async def test_resolution_changes_nothing_if_the_task_cannot_be_polled(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:

@@ -1,19 +1,13 @@
-"""What may be paid again, and how answers that arrive after a manual decision are handled."""
+"""What may be paid again, and to which attempt a manual decision applies."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from apixo import VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows.record import transitions
 from flows.record.generation import Generation, State
-from flows.record.pipeline_errors import (
-    SubmissionRejectedError,
-    UnconfirmedError,
-    VideoFailedError,
-)
+from flows.record.pipeline_errors import UnconfirmedError, VideoFailedError
 from flows.resolution import ResolutionError, allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
@@ -77,35 +71,6 @@ async def test_a_permanent_failure_is_never_submitted_again(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_resolving_with_a_task_id_continues_with_that_task(
-    key: str, resources: PayingResources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    (paid,) = sandbox.record.charged()
-    with pytest.raises(ResolutionError, match="does not know"):
-        await resolve_as_task(await recorded(key, resources), "task_ffffffffffff", resources)
-    assert (await recorded(key, resources)).state is State.UNCONFIRMED
-    resolved = await resolve_as_task(await recorded(key, resources), paid.task_id or "", resources)
-    assert resolved.state is State.SUBMITTED
-    assert resolved.task_id == paid.task_id
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_resolving_with_resubmit_pays_exactly_once_more(
-    key: str, resources: PayingResources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    await submit(key, resources)
-    await submit(key, resources)
-    assert len(sandbox.record.submits()) == 2
-    assert len(sandbox.record.charged()) == 1
-
-
 async def test_a_paid_generation_cannot_be_resubmitted(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -114,41 +79,6 @@ async def test_a_paid_generation_cannot_be_resubmitted(
         await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
         await load_generation("never-heard-of", resources.ledger)
-
-
-async def test_late_answer_to_a_resubmitted_attempt_is_recorded(
-    key: str, resources: PayingResources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    second = await submit(key, resources)
-    entry = await resources.ledger.change(
-        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
-    )
-    assert entry.generation.task_id == second.task_id
-    assert entry.generation.state is State.SUBMITTED
-    assert entry.generation.attempts[0].task_id == "task_late"
-
-
-async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
-    key: str, resources: PayingResources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    sandbox.faults.add(Fault(call="submit", kind="http_400"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    with pytest.raises(SubmissionRejectedError):
-        await submit(key, resources)
-    await resources.ledger.change(
-        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
-    )
-    found = await submit(key, resources)
-    assert found.state is State.SUBMITTED
-    assert found.task_id == "task_late"
-    assert len(sandbox.record.submits()) == 2
 
 
 async def test_decision_applies_only_to_the_attempt_it_was_about(

@@ -28,7 +28,7 @@ from flows.record.pipeline_errors import ArchiveMismatchError
 from flows.resources import PayingResources
 from flows.signals.video_artifact import markdown
 from tests.flows.conftest import StoredBlocks
-from tests.flows.generations import finished, submit
+from tests.flows.generations import finished, recorded, submit
 from tests.flows.media.conftest import VideoFiles
 from tests.flows.test_generate_video import objects, read
 from tests.support import KITE
@@ -75,8 +75,7 @@ async def test_video_that_the_store_corrupts_is_not_archived_until_a_rerun(
     corrupt("video.mp4", 12)  # the step tries six times, and writes twice each time
     with pytest.raises(ArchiveMismatchError, match="read back as 20 bytes"):
         await stored.generate(KITE, key=key)
-    left = await stored.recorded(key)
-    assert left is not None
+    left = await stored.existing(key)
     assert left.state is State.SUCCEEDED
     assert left.objects == ()
     assert await objects(stored, "open/") == [f"open/{key}"]
@@ -110,8 +109,7 @@ async def test_generation_stays_open_if_the_provider_takes_its_success_back(
     task.state = "processing"
     with pytest.raises(UnexpectedReplyError, match="as success before"):
         await stored.generate(KITE, key=key)
-    left = await stored.recorded(key)
-    assert left is not None
+    left = await stored.existing(key)
     assert left.state is State.SUCCEEDED
     assert await objects(stored, "open/") == [f"open/{key}"]
     assert len(sandbox.record.submits()) == 1
@@ -221,22 +219,21 @@ async def test_damaged_video_is_archived_unchanged_after_a_day(
     resources.clock.now = lambda: now() + timedelta(hours=25)
     (second,) = await collect([key], resources)
     assert second.what == "archived"
-    left = await resources.ledger.read(key)
-    assert left is not None
-    video = left.generation.video
+    left = await recorded(key, resources)
+    video = left.video
     assert video is not None
     assert (video.damaged, video.codec, video.content_type) == (True, None, "application/octet-stream")
-    assert "it is archived as it came" in left.generation.warnings[0]
+    assert "it is archived as it came" in left.warnings[0]
     content = await resources.store.get(video.name)
     assert content is not None
     assert hashlib.sha256(content.data).hexdigest() == video.sha256
     assert content.data[4:8] == b"ftyp"
     described = await resources.store.get(f"{entry.task.folder}generation.json")
     assert described is not None
-    assert json.loads(described.data)["warnings"][0] == left.generation.warnings[0]
+    assert json.loads(described.data)["warnings"][0] == left.warnings[0]
     assert await resources.ledger.open_keys() == []
     assert len(sandbox.record.submits()) == 1
-    text = markdown(left.generation, resources.archive, thumbnail=None)
+    text = markdown(left, resources.archive, thumbnail=None)
     assert "| video | damaged, " in text
     assert "| warning | the video is damaged; after a day of retries it is archived as it came" in text
 

@@ -129,10 +129,11 @@ async def test_row_that_becomes_due_while_the_shards_run_is_left_to_the_next_run
     assert [(row.state, row.problem) for row in summary.rows] == [("archived", ""), ("not due", ""), ("archived", "")]
 
 
-async def test_rerun_continues_with_the_stored_shares_and_reports_new_rows(stage: Stage, key: str) -> None:
-    async def kill_batch(stage: Stage, _name: str, _attempt: int) -> StateType:
-        raise RuntimeError("the batch's process is killed")
+async def kill_batch(stage: Stage, _name: str, _attempt: int) -> StateType:
+    raise RuntimeError("the batch's process is killed")
 
+
+async def test_rerun_continues_with_the_stored_shares_and_reports_new_rows(stage: Stage, key: str) -> None:
     stage.shard = kill_batch
     with pytest.raises(RuntimeError, match="is killed"):
         await stage.generate(rows(None), key, shards=1)
@@ -145,9 +146,6 @@ async def test_rerun_continues_with_the_stored_shares_and_reports_new_rows(stage
 
 
 async def test_row_inserted_at_the_front_before_a_rerun_puts_no_row_in_two_shares(stage: Stage, key: str) -> None:
-    async def kill_batch(stage: Stage, _name: str, _attempt: int) -> StateType:
-        raise RuntimeError("the batch's process is killed")
-
     shared_rows: list[str] = []
 
     async def record_rows(stage: Stage, name: str, attempt: int) -> StateType:

@@ -26,7 +26,7 @@ from flows.record.pipeline_errors import (
 )
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
-from tests.flows.generations import abandoned_claim, recorded, submit
+from tests.flows.generations import abandoned_claim, charged, recorded, submit
 from tests.support import KITE, make_api
 
 
@@ -58,14 +58,15 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "reset_after", "reset_before", "hang_after", "hang", "http_500", "http_500_after", "http_502_html", "http_503",
-        "http_404_html", "http_403_html", "redirect", "code_500_body", "junk", "half_json", "wrong_types",
-        "missing_fields", "null_data", "no_data", "huge_body",
-    ],
-)  # fmt: skip
+UNCLEAR = ["reset_after", "hang_after", "http_500", "http_404_html", "junk"]
+MORE_UNCLEAR = [
+    "reset_before", "hang", "http_500_after", "http_502_html", "http_503", "http_403_html", "redirect",
+    "code_500_body", "half_json", "wrong_types", "missing_fields", "null_data", "no_data", "huge_body",
+]  # fmt: skip
+"""tests/apixo/test_submitting.py shows that the client is unclear about these as well."""
+
+
+@pytest.mark.parametrize("kind", [*UNCLEAR, *(pytest.param(kind, marks=pytest.mark.attack) for kind in MORE_UNCLEAR)])
 async def test_request_with_an_unclear_answer_is_never_sent_again(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -82,17 +83,7 @@ async def test_request_with_an_unclear_answer_is_never_sent_again(
     assert await resources.ledger.open_keys() == [key]
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [
-        ("http_400", "400"),
-        ("http_401", "401"),
-        ("http_402", "402"),
-        ("http_403", "403"),
-        ("http_404", "404"),
-        ("http_400_credits", "400"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "code"), [("http_401", "401"), ("http_400_credits", "400")])
 async def test_rejected_request_is_not_retried_but_a_later_run_may_submit_it(
     kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -239,8 +230,7 @@ async def test_owner_presumed_dead_reconciles_the_record_when_its_answer_arrives
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
     paying = asyncio.create_task(submit(key, resources))
-    while not sandbox.record.submits():
-        await asyncio.sleep(0.01)
+    await charged(sandbox)
     problem = Problem(kind="OwnerDied", message="looked dead")
     await resources.ledger.change(
         key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=problem, now=datetime.now(UTC))
@@ -281,8 +271,7 @@ async def test_cancellation_during_the_paid_call_still_records_its_answer(
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
     paying = asyncio.create_task(submit(key, resources))
-    while not sandbox.record.submits():
-        await asyncio.sleep(0.01)
+    await charged(sandbox)
     paying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await paying
@@ -295,8 +284,7 @@ async def test_paid_call_survives_the_end_of_the_run(
     """For example at SIGTERM, when `asyncio.run` cancels all tasks of the loop."""
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
     paying = asyncio.create_task(submit(key, resources))
-    while not sandbox.record.submits():
-        await asyncio.sleep(0.01)
+    await charged(sandbox)
     ours = asyncio.current_task()
     for _ in range(3):
         for task in asyncio.all_tasks() - {ours}:

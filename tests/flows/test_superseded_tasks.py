@@ -179,6 +179,9 @@ async def test_paid_call_sent_twice_by_a_proxy_gets_both_videos_archived(
     assert found.video is not None
     assert {item.name for item in superseded_task.objects}.isdisjoint(item.name for item in found.objects)
     assert {item.kind for item in superseded_task.objects} == {"video", "poster", "sidecar"}
+    sidecar = await resources.store.get(next(item.name for item in superseded_task.objects if item.kind == "sidecar"))
+    assert sidecar is not None
+    assert replied.encode() not in sidecar.data
     assert await resources.ledger.open_keys() == []
     assert paid_attempts(found) == 2
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1

@@ -13,10 +13,13 @@ from pydantic import SecretStr
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from blocks.probe import RACED
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 
 KITE = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")
+CREDENTIALS = Credentials("sora", f"5ec7e7-{secrets.token_hex(16)}")
+"""Of the stores that this process starts. Tests search for the first part of the secret where none may be."""
 
 
 def unique(stem: str) -> str:

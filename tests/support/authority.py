@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +29,17 @@ CERTIFIES = x509.KeyUsage(
 )
 
 
-def make_authority(folder: Path, *hosts: str) -> Path:
-    """Writes `ca.pem`, also into `certificates/`, and `store.pem` with `store.key` for hosts and their subdomains."""
+def make_authority(folder: Path, *hosts: str, addresses: Sequence[str] = ("127.0.0.1",)) -> Path:
+    """Writes `ca.pem`, also into `certificates/`, and `store.pem` with `store.key`.
+
+    Args:
+        folder: where to write them; it is returned.
+        hosts: what `store.pem` is valid for, with their subdomains.
+        addresses: the same for IP addresses.
+    """
     own, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.DNSName(name) for host in hosts for name in (host, f"*.{host}")]
-    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     authority = (
         _certificate("Company CA", own.public_key(), is_authority=True)
         .add_extension(CERTIFIES, critical=True)

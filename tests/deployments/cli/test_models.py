@@ -93,12 +93,3 @@ def test_unknown_model_is_sent_unchecked_with_a_warning(
     result = sora("generate", "Dunes", "--model", "future-9", "-o", "foo=1", "--key", key, *flags, *blocks)
     assert "the catalog does not have future-9: the request is sent as it is, unchecked" in result.err
     assert [json.loads(post.body)["input"]["foo"] for post in sandbox.record.submits()] == ([] if flags else [1])
-
-
-@pytest.mark.parametrize("option", ["sound", "=true", "sound="])
-def test_option_without_name_or_value_is_rejected(
-    option: str, sora: Sora, blocks: list[str], sandbox: SandboxServer
-) -> None:
-    result = sora("generate", "Dunes", "--model", "kling-2-6", "--option", option, *blocks)
-    assert result.code == 2
-    assert sandbox.record.submits() == []

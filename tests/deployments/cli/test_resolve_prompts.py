@@ -1,36 +1,33 @@
 """The prompts of `sora resolve` in each state, without the rest of the command."""
 
 import re
-from datetime import UTC, datetime
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from apixo import Failed
 from apixo.errors import NO_RESULT
 from deployments.cli.resolve import ask
-from flows.record import transitions
 from flows.record.generation import Generation
-from tests.flows.record.ledgers import claim_of, submitted
-
-NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+from tests.flows.record.changes import claimed, fail, lose, submit
 
 
 def failed(code: str) -> Generation:
-    status = Failed(task_id="t1", state="failed", fail_code=code, fail_message="no")
-    return transitions.failed(submitted(claim_of("kite")), status, now=NOW)
+    return fail(submit(claimed()), code=code)
 
 
 @pytest.mark.parametrize(
     ("found", "answers", "requested", "decided"),
     [
-        (failed(NO_RESULT), "y\n", ["in progress"], "t1"),  # the generation's own task is resumed
-        (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "None"),  # a second payment is allowed
-        (failed("ODD"), "y\n", ["another try"], "None"),
+        (lose(claimed()), "y\n t1 \n", ["and prompt"], "decided: t1"),
+        (lose(claimed()), "n\ny\n", ["and prompt", "for it"], "decided: None"),  # a second payment is allowed
+        (lose(claimed()), "n\nn\n", ["and prompt", "for it"], "Aborted."),
+        (failed(NO_RESULT), "y\n", ["in progress"], "decided: t1"),  # the generation's own task is resumed
+        (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "decided: None"),
+        (failed("ODD"), "y\n", ["another try"], "decided: None"),
         (failed(NO_RESULT), "n\nn\n", ["in progress", "another try"], "Aborted."),
         (failed("CONTENT_VIOLATION"), "", [], "change it, and use a new key"),
-        (submitted(claim_of("kite")), "", [], "kite is submitted: there is nothing to resolve"),
+        (submit(claimed()), "", [], "kite is submitted: there is nothing to resolve"),
     ],
 )
 def test_resolve_prompts_before_anything_is_paid(

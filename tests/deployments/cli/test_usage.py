@@ -42,6 +42,7 @@ def test_help_works_without_a_server(tmp_path: Path) -> None:
 INVALID_COMMANDS: list[tuple[list[str], int, str]] = [
     (["generate", "x", "--duration", "5"], 2, "duration: .*4, 8 or 12"),
     (["generate", "x", "--image", "file:///etc/passwd"], 2, "image_urls.*http"),
+    (["generate", "x", "--model", "kling-2-6", "--option", "sound="], 2, "options.sound.*true or false"),
     (["generate", "x", "--key", "Bad Key"], 1, "'Bad Key' cannot be a key.*such as spring-sale-03"),
     (["generate", "x", "--key", ""], 1, "'' cannot be a key"),
     (["generate", "x", "--api", "nobody"], 1, "no apixo-api block named 'nobody'.*sora setup"),
@@ -77,6 +78,8 @@ def test_wrong_usage_is_rejected_with_usage_message(sora: Sora, sandbox: Sandbox
         "give either": sora.start("resolve", key, "--task-id", "t1", "--resubmit"),
         "Missing argument": sora.start("generate"),
         "either --portrait or --aspect-ratio": sora.start("generate", "x", "--portrait", "--aspect-ratio", "1:1"),
+        "give --option as NAME VALUE": sora.start("generate", "x", "--option", "sound"),
+        "such as sound true": sora.start("generate", "x", "--option", "=true"),
         "give --failed alone": sora.start("list", "--failed", "--open"),
         "valid integer": sora.start("generate", "x", "--duration", "four"),
     }

@@ -8,10 +8,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from blocks import VideoArchive
-from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from tests.deployments.cli.sora import Process, Sora, one_line
@@ -78,10 +76,3 @@ async def test_invalid_setup_fails_to_start_with_one_error_line(
             assert re.search(message, one_line(ended, 1)), ended.err
     finally:
         taken.close()
-
-
-def test_help_explains_security_and_options() -> None:
-    result = CliRunner().invoke(app, ["serve", "--help"])
-    assert result.exit_code == 0
-    for word in ("bucket", "private", "TLS", "MINIO_GATEWAY_PASSWORD", "--stream", "/health", "Bearer"):
-        assert word in " ".join(result.output.split())

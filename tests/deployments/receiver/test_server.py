@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 from prefect.blocks.system import Secret
 from starlette.applications import Starlette
-from typer.testing import CliRunner
 
 from blocks import VideoArchive
-from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
 from deployments.receiver import app as receiver_app
 from deployments.receiver.app import CallbackServer
@@ -204,10 +202,3 @@ async def test_missing_callback_url_is_reported_at_start(
     assert "callback_url is empty" in printed[-1]
     process.terminate()
     assert (await asyncio.to_thread(sora.end, process)).code == 0
-
-
-def test_help_explains_security_and_options() -> None:
-    printed = CliRunner().invoke(app, ["callbacks", "--help"])
-    assert printed.exit_code == 0
-    for word in ("nothing in it is", "TLS", "callback_url", "--port", "/health", "only costs time"):
-        assert word in " ".join(printed.output.split())

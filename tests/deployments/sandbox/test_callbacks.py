@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import httpx
 import pytest
@@ -15,76 +11,39 @@ import pytest
 from deployments.sandbox import Fault, SandboxServer
 from tests.deployments.sandbox.caller import KEY, Caller, urls
 from tests.deployments.sandbox.conftest import StartSandbox
-
-
-class Receiver:
-    """Answers POST requests with the scripted statuses, then with 200, and keeps the bodies."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.times: list[float] = []
-        self.statuses: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.times.append(time.monotonic())
-                self.send_response(outer.statuses.pop(0) if outer.statuses else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/apixo/some-key/token"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def wait_for(self, count: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 60
-        while len(self.bodies) < count and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return [json.loads(body) for body in self.bodies]
+from tests.support.webhook import Webhook, webhook
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.close()
+def receiver() -> Iterator[Webhook]:
+    with webhook("/apixo/some-key/token") as opened:
+        yield opened
 
 
 def callback_fields(url: str) -> dict[str, str]:
     return {"request_type": "callback", "callback_url": url}
 
 
-def test_callback_body_equals_the_status_reply(call: Caller, receiver: Receiver) -> None:
+def test_callback_body_equals_the_status_reply(call: Caller, receiver: Webhook) -> None:
     task_id = call.task(top=callback_fields(receiver.url))
     (envelope,) = receiver.wait_for(1)
     assert envelope == call.status(task_id).json()
     assert call.http.get(urls(envelope["data"])[0]).status_code == 200
 
 
-def test_failed_task_sends_a_callback(call: Caller, receiver: Receiver) -> None:
+def test_failed_task_sends_a_callback(call: Caller, receiver: Webhook) -> None:
     call.task(prompt="forbidden", top=callback_fields(receiver.url))
     assert receiver.wait_for(1)[0]["data"]["failCode"] == "CONTENT_VIOLATION"
 
 
-def test_polling_mode_sends_no_callback(call: Caller, receiver: Receiver) -> None:
+def test_polling_mode_sends_no_callback(call: Caller, receiver: Webhook) -> None:
     call.final_status(call.task(top={"callback_url": receiver.url}))
     time.sleep(0.1)
     assert receiver.bodies == []
 
 
 def test_rejected_callback_is_retried_with_backoff(
-    start_sandbox: StartSandbox, http: httpx.Client, receiver: Receiver
+    start_sandbox: StartSandbox, http: httpx.Client, receiver: Webhook
 ) -> None:
     sandbox = start_sandbox(speed=100)
     receiver.statuses = [500, 302]
@@ -97,7 +56,7 @@ def test_rejected_callback_is_retried_with_backoff(
     assert len(receiver.bodies) == 3
 
 
-def test_callback_is_sent_at_most_three_times(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_callback_is_sent_at_most_three_times(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     receiver.statuses = [503] * 10
     task_id = call.task(top=callback_fields(receiver.url))
     receiver.wait_for(3)
@@ -123,7 +82,7 @@ def test_unreachable_receiver_does_not_affect_the_task(
     assert [attempt.error for attempt in task.callbacks] == [error] * 3
 
 
-def test_drop_fault_sends_no_callback(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_drop_fault_sends_no_callback(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
     call.final_status(call.task(top=callback_fields(receiver.url)))
     time.sleep(0.15)
@@ -131,16 +90,14 @@ def test_drop_fault_sends_no_callback(sandbox: SandboxServer, call: Caller, rece
     assert sandbox.faults.pending() == []
 
 
-def test_twice_fault_sends_the_callback_twice(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_twice_fault_sends_the_callback_twice(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     sandbox.faults.add(Fault(call="callback", kind="twice"))
     call.task(top=callback_fields(receiver.url))
     first, second = receiver.wait_for(2)
     assert first == second
 
 
-def test_early_fault_sends_one_callback_before_the_end(
-    sandbox: SandboxServer, call: Caller, receiver: Receiver
-) -> None:
+def test_early_fault_sends_one_callback_before_the_end(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     sandbox.faults.add(Fault(call="callback", kind="early"))
     task_id = call.task(top=callback_fields(receiver.url))
     call.final_status(task_id)
@@ -150,14 +107,14 @@ def test_early_fault_sends_one_callback_before_the_end(
     assert envelope["data"]["state"] in ("pending", "processing")
 
 
-def test_junk_fault_sends_invalid_json(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_junk_fault_sends_invalid_json(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     sandbox.faults.add(Fault(call="callback", kind="junk"))
     call.task(top=callback_fields(receiver.url))
     with pytest.raises(ValueError, match="Expecting value"):
         receiver.wait_for(1)
 
 
-def test_late_fault_delays_the_callback(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+def test_late_fault_delays_the_callback(sandbox: SandboxServer, call: Caller, receiver: Webhook) -> None:
     sandbox.faults.add(Fault(call="callback", kind="late", seconds=0.3))
     task_id = call.task(top=callback_fields(receiver.url))
     receiver.wait_for(1)

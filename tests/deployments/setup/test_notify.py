@@ -1,12 +1,8 @@
 """Notifications that Prefect's automations send to a webhook on loopback."""
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from jinja2 import Template
@@ -21,47 +17,17 @@ from flows.signals.events import emit, emit_blocked, emit_budget_low
 from tests.flows.record.changes import claimed, fail, lose, submit
 from tests.support import KITE
 from tests.support.waiting import until
-
-
-class Hook:
-    """A webhook on loopback. `lost` has incomplete requests: Prefect gives up after five seconds, even mid-request."""
-
-    def __init__(self) -> None:
-        self.received: list[dict[str, Any]] = []
-        self.lost: list[str] = []
-        received, lost = self.received, self.lost
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                body = self.rfile.read(length)
-                if len(body) < length:
-                    lost.append(self.path)
-                    return
-                received.append(json.loads(body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?token=very-secret"
+from tests.support.webhook import Webhook, webhook
 
 
 @pytest.fixture
-def hook() -> Iterator[Hook]:
-    webhook = Hook()
-    thread = threading.Thread(target=webhook.server.serve_forever)
-    thread.start()
-    yield webhook
-    webhook.server.shutdown()
-    thread.join()
-    webhook.server.server_close()
+def hook() -> Iterator[Webhook]:
+    with webhook("/hook?token=very-secret") as opened:
+        yield opened
 
 
 async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing(
-    prefect_server: PrefectServer, hook: Hook
+    prefect_server: PrefectServer, hook: Webhook
 ) -> None:
     first_run = await notify(f"webhook:{hook.url}", {})
     assert [item.outcome for item in first_run] == ["created"] * (1 + len(MESSAGES))
@@ -90,10 +56,10 @@ async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing
     await asyncio.to_thread(EventsWorker.drain_all, timeout=60)
 
     async def received() -> bool:
-        return len(hook.received) + len(hook.lost) == len(MESSAGES)
+        return len(hook.bodies) + hook.lost == len(MESSAGES)
 
     await until(received, what="all messages")
-    messages = {item["event"]: item for item in hook.received}
+    messages = {item["event"]: item for item in hook.messages()}
     for event, subject, text in (
         ("sora.generation.failed", "A video failed: kite", "APIXO says CONTENT_VIOLATION."),
         (
@@ -118,8 +84,8 @@ async def test_each_message_reaches_the_webhook_and_second_setup_changes_nothing
             assert KITE.prompt[:100] in messages[event]["text"]
             ui_url = prefect_server.api_url.removesuffix("/api")
             assert f"What happened: {ui_url}/artifacts/key/video-kite" in messages[event]["text"]
-    assert len(hook.received) + len(hook.lost) == len(MESSAGES)
-    assert len(hook.received) > 0
+    assert len(hook.bodies) + hook.lost == len(MESSAGES)
+    assert len(hook.bodies) > 0
 
 
 @pytest.mark.parametrize(("state", "paid"), [("unconfirmed", False), ("submitted", True), ("succeeded", True)])

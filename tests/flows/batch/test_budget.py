@@ -1,55 +1,39 @@
 """The spending limit of a batch: it stops before the call that would exceed the limit."""
 
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apixo import Failed, VideoRequest
+from apixo import VideoRequest
 from blocks.prices import Price
 from flows.batch.budget import Budget, BudgetError
-from flows.record import superseded_tasks, transitions
-from flows.record.generation import Generation, Owner, Problem
+from flows.record import superseded_tasks
+from flows.record.generation import Generation
 from flows.record.payments import full_cost, paid_attempts, spent_on
+from tests.flows.record import changes
+from tests.flows.record.changes import LATER, allow, fail, lose, reject, resolve, submit
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PRICE = Decimal("0.10")
 PRICES = {"sora-2": Price(per_second=PRICE)}
 
 
 def claimed(previous: Generation | None = None) -> Generation:
-    return transitions.claim(
-        previous,
-        key="k",
-        request=VideoRequest(prompt="Dunes", duration=8),
-        owner=Owner(host="h", pid=1),
-        lease_seconds=1,
-        now=NOW,
-    )
+    return changes.claimed(previous, request=VideoRequest(prompt="Dunes", duration=8))
 
 
 def submitted(task_id: str = "t", previous: Generation | None = None) -> Generation:
-    made = claimed(previous)
-    return transitions.submitted(made, attempt_number=len(made.attempts), task_id=task_id, now=NOW)
-
-
-def rejected() -> Generation:
-    return transitions.rejected(claimed(), attempt_number=1, problem=Problem(kind="x", message="no"), now=NOW)
+    return submit(claimed(previous), task_id)
 
 
 def failed() -> Generation:
-    status = Failed(task_id="t", state="failed", fail_code="ODD", fail_message="")
-    return transitions.failed(submitted(), status, now=NOW)
+    return fail(submitted(), "t")
 
 
 def late() -> Generation:
     """Attempt 1 was given up, attempt 2 was rejected, and then the answer to attempt 1 arrived after all."""
-    unclear = transitions.unconfirmed(claimed(), attempt_number=1, problem=Problem(kind="x", message="?"), now=NOW)
-    again = claimed(transitions.resubmit_allowed(unclear, attempt_number=1, note="", now=NOW))
-    rejected_again = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
-    return transitions.submitted(rejected_again, attempt_number=1, task_id="t", now=NOW)
+    return submit(reject(claimed(allow(lose(claimed())))), "t", attempt_number=1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +41,7 @@ def late() -> Generation:
     [
         pytest.param(None, 0, id="nothing"),
         pytest.param(claimed(), 1, id="a claim without an answer may have been paid"),
-        pytest.param(rejected(), 0, id="a rejection is provably unpaid"),
+        pytest.param(reject(claimed()), 0, id="a rejection is provably unpaid"),
         pytest.param(submitted(), 1, id="submitted"),
         pytest.param(failed(), 1, id="a failure may have been charged"),
         pytest.param(submitted("u", failed()), 2, id="a failure and a second attempt"),
@@ -149,15 +133,8 @@ def test_limit_requires_price_of_every_model_that_may_be_used() -> None:
 
 def test_payments_count_at_recorded_price_or_else_at_current_price_of_their_model() -> None:
     request = VideoRequest(prompt="Dunes", duration=8, fallback_models=["kling-3-0-turbo"])
-    owner = Owner(host="h", pid=1)
-    first = transitions.claim(
-        None, key="k", request=request, owner=owner, lease_seconds=1, now=NOW, price=Decimal(7), currency="USD"
-    )
-    status = Failed(task_id="t", state="failed", fail_code="ODD", fail_message="")
-    over = transitions.failed(transitions.submitted(first, attempt_number=1, task_id="t", now=NOW), status, now=NOW)
-    second = transitions.claim(
-        over, key="k", request=request, owner=owner, lease_seconds=1, now=NOW, model="kling-3-0-turbo"
-    )
+    first = changes.claimed(request=request, price=Decimal(7), currency="USD")
+    second = changes.claimed(fail(submit(first)), request=request, model="kling-3-0-turbo")
     assert spent_on([second], PRICES | DEAR) == 7 + 8
     assert spent_on([second], {}) == 7
 
@@ -182,8 +159,8 @@ def test_recorded_price_of_zero_is_a_price() -> None:
 def test_each_superseded_task_is_a_payment() -> None:
     found = submitted("t")
     for number in (2, 3):
-        found = transitions.resolved(found, attempt_number=1, task_id=f"t{number}", now=NOW)
-        found = superseded_tasks.also_taken(found, attempt_number=1, task_id=f"u{number}", now=NOW)
+        found = resolve(found, f"t{number}")
+        found = superseded_tasks.also_taken(found, attempt_number=1, task_id=f"u{number}", now=LATER)
     assert found.task_ids == {"t", "u2", "u3", "t3"}  # t2 was a user's mistake, which the name t3 corrected
     assert paid_attempts(found) == 4
 

@@ -1,25 +1,17 @@
 """Rows that were submitted before line endings were normalized keep their key; all other rows get the current key."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, as_submitted, keys_of
-from flows.record import transitions
-from flows.record.generation import Generation, Owner
+from flows.record.generation import Generation
+from tests.flows.record.changes import claimed
 
 TODAY = BatchItem(prompt="Dunes\nA kite")
 EARLIER = TODAY.with_crlf()
 
 
 def ledger_with(*items: BatchItem) -> dict[str, Generation]:
-    return {
-        item.key("b"): transitions.claim(
-            None, key=item.key("b"), request=item.request(), owner=Owner(host="h", pid=1), lease_seconds=1,
-            now=datetime(2026, 3, 1, tzinfo=UTC),
-        )
-        for item in items
-    }  # fmt: skip
+    return {item.key("b"): claimed(key=item.key("b"), request=item.request()) for item in items}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The route to external hosts: which certificates are trusted, and the proxy from the environment."""
 
-import datetime as dt
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -9,12 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from flows.media.guarded_client import guarded_client, open_stream
 from flows.media.media_errors import DownloadError, ForbiddenUrlError
+from tests.support.authority import make_authority, server_context
 
 from .wire import OK, Server, fake_resolver, forward_proxy, get, redirect, serving
 
@@ -23,46 +20,15 @@ from .wire import OK, Server, fake_resolver, forward_proxy, get, redirect, servi
 class Certificates:
     client: ssl.SSLContext
     server: ssl.SSLContext
-    authority: str
+    authority: Path
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A certificate for a.example, from an authority that only the client's context trusts."""
-    folder = tmp_path_factory.mktemp("tls")
-    now = dt.datetime.now(dt.UTC)
-
-    def issue(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, *, is_ca: bool
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if not is_ca:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        return builder.sign(signer, hashes.SHA256())
-
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = issue("authority", authority_key, "authority", authority_key, is_ca=True)
-    leaf = issue("a.example", key, "authority", authority_key, is_ca=False)
-    pem = folder / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(serialization.Encoding.PEM)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    trusted = authority.public_bytes(serialization.Encoding.PEM).decode()
-    client = ssl.create_default_context(cadata=trusted)
-    client.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as in the program; see `apixo.network.trust`
-    return Certificates(client, server, trusted)
+    folder = make_authority(tmp_path_factory.mktemp("tls"), "a.example", addresses=())
+    trusted = folder / "ca.pem"
+    return Certificates(ssl.create_default_context(cafile=trusted), server_context(folder), trusted)
 
 
 @pytest.fixture
@@ -107,17 +73,16 @@ async def test_certificate_from_unknown_authority_is_rejected(secure: tuple[Serv
 
 
 async def test_ssl_cert_file_is_trusted_for_external_hosts(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the paid call gets through a company's network, the download of the paid video must as well."""
-    (tmp_path / "ca.pem").write_text(certificates.authority)
     async with serving(OK, tls=certificates.server) as server:
         url = server.url(host="a.example", scheme="https")
         strict = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=["127.0.0.1"]))
         with pytest.raises(DownloadError, match=r"not trusted here.*SSL_CERT_FILE") as raised:
             await get(strict, url)
         assert not raised.value.retryable
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
         trusting = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=["127.0.0.1"]))
         assert await get(trusting, url) == b"hello"
 

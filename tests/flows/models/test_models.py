@@ -172,9 +172,7 @@ async def test_record_stays_readable_when_the_catalog_changes(
         '{"kling-2-6": {"source": "a test", "modes": {"other": {"images": [0, 0]}}, "durations": [20]}}'
     )
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    assert entry.generation == before
+    assert await recorded(key, resources) == before
     assert [item.what for item in await collect([key], resources)] in (["pending"], ["archived"])
 
 
@@ -204,9 +202,8 @@ async def test_callback_is_checked_under_the_model_of_its_attempt(
         await asyncio.sleep(0.05)
     assert (outcome, notified) == (CallbackOutcome.FINISHED, [task_id])
     assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    assert (entry.generation.task.model, entry.generation.task_id) == ("kling-3-0-turbo", task_id)
+    found = await recorded(key, resources)
+    assert (found.task.model, found.task_id) == ("kling-3-0-turbo", task_id)
 
 
 async def test_superseded_video_is_collected_under_its_own_model(

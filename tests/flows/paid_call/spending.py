@@ -1,19 +1,17 @@
 """Runs that reserve money and pay, against a real store, without a provider."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from blocks import VideoArchive
 from flows.paid_call import Accepted, LostRace, Outcome, Rejected, SpendGuard, Unclear
 from flows.record import transitions
-from flows.record.generation import Generation, Owner, Problem
+from flows.record.generation import Generation, Problem
 from flows.record.ledger import Entry, Ledger
 from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
 from flows.record.payments import spent_on
 from flows.record.pipeline_errors import UnconfirmedError
-from tests.support import KITE
+from tests.flows.record import changes
 
 Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]
 
@@ -21,27 +19,13 @@ PRICE = Decimal(2)
 PROBLEM = Problem(kind="RateLimitError", message="no")
 
 
-@asynccontextmanager
-async def open_ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    async with aclosing(archive.store()) as store:
-        yield Ledger(store)
-
-
 def guard(ledger: Ledger, per_day: Decimal | int, *, now: Callable[[], datetime] | None = None) -> SpendGuard:
     return SpendGuard(ledger, Ceilings(Decimal(per_day)), now=now or (lambda: datetime.now(UTC)))
 
 
 async def claim(ledger: Ledger, key: str, reservation: str | None, over: Entry | None = None) -> Entry:
-    made = transitions.claim(
-        over.generation if over else None,
-        key=key,
-        request=KITE,
-        owner=Owner(host="h", pid=1),
-        lease_seconds=1,
-        now=datetime.now(UTC),
-        price=PRICE,
-        reservation=reservation,
-    )
+    now, previous = datetime.now(UTC), over.generation if over else None
+    made = changes.claimed(previous, key=key, lease_seconds=1, now=now, price=PRICE, reservation=reservation)
     entry = await ledger.claim(made, over=over)
     assert entry is not None
     return entry

@@ -196,6 +196,20 @@ async def test_unclear_answer_is_reported_even_if_its_record_was_deleted(
     assert len(sandbox.record.submits()) == 1
 
 
+def reject_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store rejects the first three attempts to record whose task it is."""
+    bind, left = TaskOwners.bind, [3]
+
+    async def reject_or_bind(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+        if left[0]:
+            left[0] -= 1
+            raise StoreRefusedError("AccessDenied", code="AccessDenied")
+        return await bind(owners, *arguments, **named)
+
+    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(TaskOwners, "bind", reject_or_bind)
+
+
 async def test_store_rejection_after_acceptance_is_retried_and_logged_at_once(
     resources: PayingResources,
     sandbox: SandboxServer,
@@ -204,16 +218,7 @@ async def test_store_rejection_after_acceptance_is_retried_and_logged_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Keys are rotated, a clock jumps, a quota is reached: none of these may lose the task."""
-    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
-    bind, left = TaskOwners.bind, [3]
-
-    async def reject_at_first(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
-        if left[0]:
-            left[0] -= 1
-            raise StoreRefusedError("AccessDenied", code="AccessDenied")
-        return await bind(owners, *arguments, **named)
-
-    monkeypatch.setattr(TaskOwners, "bind", reject_at_first)
+    reject_at_first(monkeypatch)
     made = await submit(key, resources)
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
@@ -285,21 +290,14 @@ async def test_acceptance_is_recorded_even_if_no_alarm_thread_can_start(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container with a limit on processes."""
-    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
-    bind, start, left = TaskOwners.bind, threading.Thread.start, [3]
-
-    async def reject_at_first(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
-        if left[0]:
-            left[0] -= 1
-            raise StoreRefusedError("AccessDenied", code="AccessDenied")
-        return await bind(owners, *arguments, **named)
+    start = threading.Thread.start
 
     def start_unless_alarm(thread: threading.Thread) -> None:
         if thread.name == "payment-alarm":
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(TaskOwners, "bind", reject_at_first)
+    reject_at_first(monkeypatch)
     monkeypatch.setattr(threading.Thread, "start", start_unless_alarm)
     made = await submit(key, resources)
     assert (made.state, made.task_id) == (State.SUBMITTED, sandbox.record.charged()[0].task_id)

@@ -12,7 +12,7 @@ from flows.record.generation import Generation
 from flows.record.ledger import Ledger, record_name
 from flows.record.pipeline_errors import CeilingError
 from tests.flows.paid_call.spending import PRICE, answer, claim, guard, month, pay, total_paid
-from tests.flows.record.ledgers import rejected
+from tests.flows.record.changes import reject
 
 pytestmark = pytest.mark.usefixtures("sent")
 
@@ -122,7 +122,7 @@ async def test_key_paid_twice_by_one_run_is_counted_twice(ledger: Ledger) -> Non
 
 
 async def test_rejection_is_free_only_if_last_attempt_on_the_reservation_was_unpaid(ledger: Ledger) -> None:
-    over = await ledger.change((await claim(ledger, "a", "r")).generation.key, rejected)
+    over = await ledger.change((await claim(ledger, "a", "r")).generation.key, reject)
     paid = await answer(ledger, await claim(ledger, "a", "r", over), Accepted)
     assert isinstance(paid, Accepted)
     assert is_free(Rejected(over), "r")

@@ -26,7 +26,8 @@ from flows.resolution import allow_resubmission, load_generation
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
-from tests.flows.paid_call.spending import PRICE, Answer, answer, claim, guard, month, open_ledger, pay, total_paid
+from tests.flows.paid_call.spending import PRICE, Answer, answer, claim, guard, month, pay, total_paid
+from tests.flows.record.ledgers import open_ledger
 from tests.support import KITE, make_api, make_archive, unique
 from tests.support.events import Sent
 from tests.support.store_gate import StoreGate

@@ -17,6 +17,7 @@ from flows.record.ledger import Ledger
 from flows.record.pipeline_errors import UnconfirmedError
 from flows.resources import PayingResources, Resources
 from flows.submission import Submission
+from tests.flows.generations import recorded
 from tests.support import KITE, unique
 
 
@@ -55,9 +56,8 @@ async def test_answer_is_recorded_before_anything_is_logged(
     made = await Submission(key, KITE, resources).run()
     assert made.generation.state is State.SUBMITTED
     (paid,) = sandbox.record.charged()
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    assert (entry.generation.state, entry.generation.task_id) == (State.SUBMITTED, paid.task_id)
+    found = await recorded(key, resources)
+    assert (found.state, found.task_id) == (State.SUBMITTED, paid.task_id)
 
 
 async def test_other_calls_survive_one_that_ends_the_thread(payments: PaymentThread) -> None:
@@ -115,9 +115,7 @@ async def test_blocked_log_does_not_delay_recording(
         sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=30))
         with pytest.raises(UnconfirmedError):
             await asyncio.wait_for(Submission(key, KITE, resources).run(), 10)
-        entry = await resources.ledger.read(key)
-        assert entry is not None
-        assert entry.generation.state is State.UNCONFIRMED
+        assert (await recorded(key, resources)).state is State.UNCONFIRMED
     finally:
         gate.set()
         logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""A ledger in its own bucket."""
+"""Direct access to the bucket of the test's ledger."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -8,15 +8,6 @@ import pytest
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from flows.record.ledger import Ledger
-
-from .ledgers import open_ledger
-
-
-@pytest.fixture
-async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    """A ledger with a working connection to MinIO."""
-    async with open_ledger(archive) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,37 +2,19 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
-from apixo import Succeeded
 from blocks import VideoArchive
 from blocks.probe import ensure_ready
 from flows.clock import Clock
-from flows.record import transitions
-from flows.record.generation import Generation, Owner, Problem
+from flows.record.generation import Generation, Owner
 from flows.record.ledger import RETRY_TIMEOUT_SECONDS, Entry, Ledger
-from tests.support import KITE
 from tests.support.store_line import Line
 
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-PROBLEM = Problem(kind="BadRequestError", code="400", message="no credits")
+from .changes import claimed
 
 
 def claim_of(key: str, *, over: Generation | None = None, pid: int = 1) -> Generation:
-    return transitions.claim(over, key=key, request=KITE, owner=Owner(host="here", pid=pid), lease_seconds=60, now=NOW)
-
-
-def submitted(now: Generation) -> Generation:
-    return transitions.submitted(now, attempt_number=1, task_id="t1", now=NOW)
-
-
-def rejected(now: Generation) -> Generation:
-    return transitions.rejected(now, attempt_number=now.attempt.number, problem=PROBLEM, now=NOW)
-
-
-def succeeded(now: Generation) -> Generation:
-    status = Succeeded(task_id="t1", state="success", result_urls=("https://h.example/v",))
-    return transitions.succeeded(now, status, now=NOW)
+    return claimed(over, key=key, owner=Owner(host="here", pid=pid))
 
 
 def warn(text: str) -> Callable[[Generation], Generation]:
@@ -75,9 +57,7 @@ async def must_claim(ledger: Ledger, key: str) -> Entry:
 
 
 async def current_generation(ledger: Ledger, key: str) -> Generation:
-    entry = await ledger.read(key)
-    assert entry is not None
-    return entry.generation
+    return (await ledger.existing(key)).generation
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:

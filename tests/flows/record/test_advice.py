@@ -1,38 +1,16 @@
 """The advice in each state: whether the video was paid for, and what to do, with the command and the deployment."""
 
-from datetime import UTC, datetime
-
 import pytest
 
-from apixo import Failed, Status, Succeeded, VideoRequest
 from apixo.errors import NO_RESULT
-from flows.record import transitions
 from flows.record.advice import advice, duplicate_error, failed_error, task_of_another_key
-from flows.record.generation import Generation, Owner, Problem, State
+from flows.record.generation import Generation, State
 
-NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
-NO_REPLY = Problem(kind="NoReplyError", message="no answer")
-
-
-def claimed() -> Generation:
-    return transitions.claim(
-        None, key="kite", request=VideoRequest(prompt="x"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
-    )
-
-
-def submitted(task_id: str = "t1") -> Generation:
-    return transitions.submitted(claimed(), attempt_number=1, task_id=task_id, now=NOW)
-
-
-def ended(status: Status) -> Generation:
-    if isinstance(status, Failed):
-        return transitions.failed(submitted(), status, now=NOW)
-    assert isinstance(status, Succeeded)
-    return transitions.succeeded(submitted(), status, now=NOW)
+from .changes import LATER, allow, claimed, fail, lose, reject, submit, succeed
 
 
 def failed(code: str) -> Generation:
-    return ended(Failed(task_id="t1", state="failed", fail_code=code, fail_message="no"))
+    return fail(submit(claimed()), code=code)
 
 
 RESOLVE = "a Custom run of the deployment `resolve-video` with the key `kite`"
@@ -40,11 +18,11 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
     ("claimed", claimed(), "Stopped", "Unknown so far", ["Run it again with the same key"]),
     (
         "unconfirmed",
-        transitions.unconfirmed(claimed(), attempt_number=1, problem=NO_REPLY, now=NOW),
+        lose(claimed()),
         "Unconfirmed",
         "It is unknown",
         [
-            "for a task of 2026-03-01 09:00:00 UTC",
+            "for a task of 2026-03-01 12:00:00 UTC",
             f"There is one: `sora resolve kite --task-id TASK_ID --api x`, or {RESOLVE}, the decision to go on",
             (
                 "There is none: `sora resolve kite --resubmit --api x`, or the same with the decision to submit once "
@@ -52,10 +30,16 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
             ),
         ],
     ),
-    ("submitted", submitted(), "Not archived yet", "Yes, as task `t1`", ["`collect-videos`", "`sora collect --api x`"]),
+    (
+        "submitted",
+        submit(claimed()),
+        "Not archived yet",
+        "Yes, as task `t1`",
+        ["`collect-videos`", "`sora collect --api x`"],
+    ),
     (
         "succeeded",
-        ended(Succeeded(task_id="t1", state="success", result_urls=("https://h.example/v.mp4",))),
+        succeed(submit(claimed())),
         "Not archived yet",
         "Yes, as task `t1`. Nothing is lost.",
         ["`collect-videos`", "pays nothing"],
@@ -75,7 +59,7 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
     ("failed for good", failed("CONTENT_VIOLATION"), "Failed", "as task `t1`", ["change it, and give it a new key"]),
     (
         "rejected",
-        transitions.rejected(claimed(), attempt_number=1, problem=NO_REPLY, now=NOW),
+        reject(claimed()),
         "Rejected",
         "No. APIXO rejected it.",
         ["the deployment `generate-video`"],
@@ -93,11 +77,7 @@ def test_each_state_has_its_advice(name: str, found: Generation, title: str, pai
 
 
 def test_rejection_does_not_hide_earlier_paid_attempt() -> None:
-    allowed = transitions.resubmit_allowed(failed("ODD"), attempt_number=1, note="a person looked", now=NOW)
-    second = transitions.claim(
-        allowed, key="kite", request=allowed.request, owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
-    )
-    rejected = transitions.rejected(second, attempt_number=2, problem=NO_REPLY, now=NOW)
+    rejected = reject(claimed(allow(failed("ODD"))))
     assert advice(rejected, "").paid == "Not this attempt: APIXO rejected it. An earlier one was, or may have been."
 
 
@@ -107,14 +87,14 @@ def test_resubmit_advice_follows_the_recorded_retryable_flag() -> None:
         found = failed(code)
         assert found.attempt.problem
         recorded = found.attempt.problem.model_copy(update={"retryable": not permanent})
-        found = found.with_attempt(1, {"problem": recorded}, now=NOW)
+        found = found.with_attempt(1, {"problem": recorded}, now=LATER)
         error = failed_error(found, "")
         assert (error.permanent, "--resubmit" in str(error)) == (permanent, not permanent)
 
 
 def test_commands_include_api_and_archive_options() -> None:
     options = " --api a --archive b"
-    archived = submitted().model_copy(update={"state": State.ARCHIVED})
+    archived = submit(claimed()).model_copy(update={"state": State.ARCHIVED})
     assert advice(archived, options).steps == ("To see it: `sora show kite --link --archive b`.",)
     assert "`sora show kite --archive b`" in str(duplicate_error("other", "kite", options))
     assert "`sora resolve kite --task-id … --api a --archive b`" in task_of_another_key("t", "kite", options).message
@@ -128,4 +108,4 @@ def test_resubmit_steps_mention_payment_and_appear_only_in_resubmittable_states(
 
 
 def test_backtick_in_task_id_does_not_end_the_code_span() -> None:
-    assert "`t'x`" in advice(submitted("t`x"), "").paid
+    assert "`t'x`" in advice(submit(claimed(), "t`x"), "").paid

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from deployments.sandbox import SandboxServer
-from flows.record import transitions
 from flows.record.generation import SCHEMA, Generation
 from flows.record.indexes import task_name
 from flows.record.ledger import Entry, Ledger, record_name
@@ -21,25 +21,15 @@ from flows.submission import Submission
 from tests.support import KITE, make_api
 from tests.support.store_line import Line
 
-from .ledgers import (
-    NOW,
-    PROBLEM,
-    claim_of,
-    current_generation,
-    must_claim,
-    open_ledger,
-    rejected,
-    same,
-    submitted,
-    warn,
-)
+from .changes import lose, reject, resolve, submit
+from .ledgers import claim_of, current_generation, must_claim, open_ledger, same, warn
 
 
 async def test_unclaimed_key_has_no_record(ledger: Ledger, key: str) -> None:
     assert await ledger.read(key) is None
     assert await ledger.is_published(key) is None
     with pytest.raises(LedgerError, match=f"no longer has a record of {key}"):
-        await ledger.change(key, submitted)
+        await ledger.change(key, submit)
 
 
 async def test_claim_is_read_back_as_written_and_is_open(ledger: Ledger, store: ObjectStore, key: str) -> None:
@@ -71,7 +61,7 @@ async def test_exactly_one_of_many_racing_claims_wins(archive: VideoArchive, key
 async def test_exactly_one_of_many_racing_claims_over_a_rejected_one_wins(archive: VideoArchive, key: str) -> None:
     async with open_ledger(archive) as ledger:
         await must_claim(ledger, key)
-        over = await ledger.change(key, rejected)
+        over = await ledger.change(key, reject)
 
         async def race(pid: int) -> Entry | None:
             async with open_ledger(archive) as own:
@@ -138,7 +128,7 @@ async def test_unreadable_record_raises_error_and_is_left_unchanged(
 ) -> None:
     data = UNREADABLE[kind](key)
     await store.put(record_name(key), data)
-    for call in (ledger.read(key), ledger.change(key, submitted)):
+    for call in (ledger.read(key), ledger.change(key, submit)):
         with pytest.raises(LedgerError, match=f"record of {key} .*Nothing is submitted") as caught:
             await call
         assert caught.value.key == key
@@ -213,34 +203,26 @@ async def test_any_task_id_can_be_owned(task_id: str, ledger: Ledger, key: str) 
 
 async def test_task_named_by_mistake_is_released(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
-    await ledger.change(key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=PROBLEM, now=NOW))
+    await ledger.change(key, lose)
     for task_id in ("wrong", "right"):
         await ledger.tasks.bind(task_id, key, 1)
-        await ledger.change(
-            key,
-            lambda now: transitions.resolved(now, attempt_number=1, task_id=task_id, now=NOW),  # noqa: B023
-        )
+        await ledger.change(key, partial(resolve, task_id=task_id))
     assert await ledger.tasks.owner("wrong") is None
     assert (await ledger.tasks.bind("right", "another", 1)).key == key
 
 
 async def test_change_rebinds_task_to_the_record_version_it_overwrites(ledger: Ledger, key: str) -> None:
-    def named(task_id: str) -> Callable[[Generation], Generation]:
-        return lambda now: transitions.resolved(now, attempt_number=1, task_id=task_id, now=NOW)
-
     await must_claim(ledger, key)
-    known = await ledger.change(
-        key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=PROBLEM, now=NOW)
-    )
+    known = await ledger.change(key, lose)
     await ledger.tasks.bind("late", key, 1, naming=known.generation.next_naming)
-    await ledger.change(key, named("first"))
-    await ledger.change(key, named("late"), known=known)
+    await ledger.change(key, partial(resolve, task_id="first"))
+    await ledger.change(key, partial(resolve, task_id="late"), known=known)
     owner = await ledger.tasks.owner("late")
     assert owner is not None
     assert owner.naming == 2
     await ledger.tasks.bind("foreign", "another", 1)
     with pytest.raises(LedgerError, match="belongs to another"):
-        await ledger.change(key, named("foreign"))
+        await ledger.change(key, partial(resolve, task_id="foreign"))
     assert "foreign" not in (await current_generation(ledger, key)).task_ids, "its owner comes before the record"
 
 
@@ -259,7 +241,7 @@ async def test_duplicate_request_under_another_key_is_found(ledger: Ledger, key:
     await must_claim(ledger, first)
     assert await ledger.duplicate_of(KITE, second, note=True) == first
     assert await ledger.duplicate_of(KITE, second, note=False) == first
-    await ledger.change(first, rejected)
+    await ledger.change(first, reject)
     assert await ledger.duplicate_of(KITE, second, note=False) is None, "nothing was paid for the first one"
     assert await ledger.duplicate_of(KITE, second, note=True) is None
     await must_claim(ledger, second)

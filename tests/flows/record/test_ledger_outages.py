@@ -11,7 +11,8 @@ from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, RETRY_TIMEOUT_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, submitted, warn
+from .changes import submit
+from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, warn
 
 
 def outage(clock: SleepingClock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
@@ -38,7 +39,7 @@ async def test_outage_is_retried_with_growing_pauses(archive: VideoArchive, key:
 CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
     "read": lambda ledger, key: ledger.read(key),
     "claim": lambda ledger, key: ledger.claim(claim_of(key), over=None),
-    "change": lambda ledger, key: ledger.change(key, submitted),
+    "change": lambda ledger, key: ledger.change(key, submit),
     "mark_open": lambda ledger, key: ledger.mark_open(key),
     "close": lambda ledger, key: ledger.close(claim_of(key)),
     "is_published": lambda ledger, key: ledger.is_published(key),
@@ -71,11 +72,11 @@ async def test_change_that_loses_every_race_ends_at_the_retry_timeout(
 
         line.before = another_writes_first
         with pytest.raises(StoreUnavailableError, match=f"record of {key} was changed by other processes"):
-            await slow.change(key, submitted, known=known)
+            await slow.change(key, submit, known=known)
         line.before = nothing
         found = await current_generation(slow, key)
         assert (found.state, len(found.warnings)) == (State.CLAIMED, 3)
-        assert (await slow.change(key, submitted, known=known)).generation.task_id == "t1"
+        assert (await slow.change(key, submit, known=known)).generation.task_id == "t1"
 
 
 async def test_long_retry_timeout_outlasts_an_outage(archive: VideoArchive, key: str) -> None:
@@ -83,7 +84,7 @@ async def test_long_retry_timeout_outlasts_an_outage(archive: VideoArchive, key:
     async with open_ledger(archive, line, clock, retry_timeout_seconds=1800) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
-        entry = await ledger.change(key, submitted)
+        entry = await ledger.change(key, submit)
     assert entry.generation.state is State.SUBMITTED
 
 
@@ -93,7 +94,7 @@ async def test_zero_retry_timeout_means_one_attempt(archive: VideoArchive, key: 
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted)
+            await ledger.change(key, submit)
     assert clock.pauses == []
 
 

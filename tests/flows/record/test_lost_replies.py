@@ -5,25 +5,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from blocks import VideoArchive
-from flows.record import transitions
-from flows.record.generation import Generation, State
+from flows.record.generation import State
 from flows.record.ledger import Ledger
 from tests.support.store_line import Call, Hook, Line, cut
 
-from .ledgers import (
-    NOW,
-    PROBLEM,
-    SleepingClock,
-    claim_of,
-    current_generation,
-    must_claim,
-    open_ledger,
-    rejected,
-    same,
-    submitted,
-    succeeded,
-    warn,
-)
+from .changes import lose, reject, submit, succeed
+from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, same, warn
 
 
 def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None) -> Hook:
@@ -50,7 +37,7 @@ async def test_claim_with_lost_reply_is_recognized_as_won(archive: VideoArchive,
         assert entry is not None
         assert same(await ledger.read(key), entry)
         # The etag is right too: the next write is conditional on it.
-        over = await ledger.change(key, rejected)
+        over = await ledger.change(key, reject)
         assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
     assert len(clock.pauses) == times
 
@@ -89,12 +76,9 @@ async def test_retry_of_claim_that_never_arrived_does_not_replace_another_claim(
 async def test_claim_given_up_by_others_while_its_reply_was_lost_is_not_won(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    def give_up(now: Generation) -> Generation:
-        return transitions.unconfirmed(now, attempt_number=1, problem=PROBLEM, now=NOW)
-
     line = Line()
     async with open_ledger(archive, line, SleepingClock()) as slow:
-        line.after = lose_replies(1, then=lambda: ledger.change(key, give_up))
+        line.after = lose_replies(1, then=lambda: ledger.change(key, lose))
         assert await slow.claim(claim_of(key), over=None) is None
     assert (await current_generation(ledger, key)).state is State.UNCONFIRMED
 
@@ -105,7 +89,7 @@ async def test_change_with_lost_reply_does_not_undo_later_changes(
     line = Line()
     async with open_ledger(archive, line, SleepingClock()) as slow:
         await must_claim(slow, key)
-        line.after = lose_replies(1, then=lambda: ledger.change(key, succeeded))
-        entry = await slow.change(key, submitted)
+        line.after = lose_replies(1, then=lambda: ledger.change(key, succeed))
+        entry = await slow.change(key, submit)
     assert entry.generation.state is State.SUCCEEDED
     assert same(await ledger.read(key), entry)

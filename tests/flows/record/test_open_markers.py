@@ -13,8 +13,8 @@ from flows.record.generation import Generation, State
 from flows.record.ledger import Entry, Ledger, marker_name, record_name
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .changes import LATER, allow, fail, store
-from .ledgers import claim_of, current_generation, must_claim, open_ledger, rejected, submitted, succeeded
+from .changes import LATER, allow, fail, reject, store, submit, succeed
+from .ledgers import claim_of, current_generation, must_claim, open_ledger
 
 
 def close_before_write(ledger: Ledger, over: Entry) -> Hook:
@@ -29,7 +29,7 @@ def close_before_write(ledger: Ledger, over: Entry) -> Hook:
 
 async def test_close_removes_only_the_marker(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
-    await ledger.change(key, rejected)
+    await ledger.change(key, reject)
     await ledger.close(await current_generation(ledger, key))
     assert await ledger.is_published(key) is None
     assert (await current_generation(ledger, key)).state is State.REJECTED
@@ -37,7 +37,7 @@ async def test_close_removes_only_the_marker(ledger: Ledger, key: str) -> None:
     assert await ledger.open_keys() == []
 
 
-@pytest.mark.parametrize("transition", [None, submitted, lambda now: succeeded(submitted(now))])
+@pytest.mark.parametrize("transition", [None, submit, lambda now: succeed(submit(now))])
 async def test_generation_with_work_left_cannot_be_closed(
     transition: Callable[[Generation], Generation] | None, ledger: Ledger, key: str
 ) -> None:
@@ -53,7 +53,7 @@ async def test_claim_made_during_a_concurrent_close_stays_open(
     moment: str, archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     await must_claim(ledger, key)
-    over = await ledger.change(key, rejected)
+    over = await ledger.change(key, reject)
 
     async def claim_again(request: Call) -> None:
         if request.method == "DELETE":
@@ -74,8 +74,8 @@ async def test_claim_made_during_a_concurrent_close_is_not_marked_published(
 ) -> None:
     """The close writes `published` into the marker because of another paid task, but only after the new claim."""
     await must_claim(ledger, key)
-    await ledger.change(key, submitted)
-    await ledger.change(key, partial(superseded_tasks.also_taken, attempt_number=1, task_id="other", now=LATER))
+    await ledger.change(key, submit)
+    await ledger.change(key, second_task)
     over = await ledger.change(key, lambda now: allow(fail(now)))
 
     async def claim_again(request: Call) -> None:
@@ -93,9 +93,9 @@ async def test_claim_made_during_a_concurrent_close_is_not_marked_published(
 async def test_unpublished_end_stays_open(ledger: Ledger, key: str) -> None:
     """Publishing an end may be slow, and a user's rerun may have led to another end meanwhile."""
     await must_claim(ledger, key)
-    published = await ledger.change(key, rejected)
+    published = await ledger.change(key, reject)
     await ledger.claim(claim_of(key, over=published.generation), over=published)
-    await ledger.change(key, rejected)
+    await ledger.change(key, reject)
     await ledger.close(published.generation)
     assert await ledger.open_keys() == [key]
     await ledger.close(await current_generation(ledger, key))
@@ -107,7 +107,7 @@ async def test_claim_stays_open_when_closed_just_before_its_write(
 ) -> None:
     """The marker is written, another process removes it because the record is unchanged, and then the claim arrives."""
     await must_claim(ledger, key)
-    over = await ledger.change(key, rejected)
+    over = await ledger.change(key, reject)
 
     line = Line()
     async with open_ledger(archive, line) as claiming:
@@ -119,7 +119,7 @@ async def test_claim_stays_open_when_closed_just_before_its_write(
 async def test_claim_whose_reply_never_arrives_stays_open(archive: VideoArchive, ledger: Ledger, key: str) -> None:
     """The claim may exist, so the collector must find it, even if another process has just removed its marker."""
     await must_claim(ledger, key)
-    over = await ledger.change(key, rejected)
+    over = await ledger.change(key, reject)
 
     async def lose_replies(request: Call) -> None:
         if request.name == record_name(key):
@@ -144,18 +144,15 @@ async def test_late_acceptance_reopens_a_closed_generation(
 ) -> None:
     """An attempt was given up, and the collector closed the generation. Then its answer arrives: it was paid."""
     await must_claim(ledger, key)
-    over = await ledger.change(key, rejected)
+    over = await ledger.change(key, reject)
     if closes == "long before":
         await ledger.close(over.generation)
 
-    async def close_first(request: Call) -> None:
-        if closes == "just before the write" and request.writes_a_record:
-            await ledger.close(over.generation)
-
     line = Line()
     async with open_ledger(archive, line) as answering:
-        line.before = close_first
-        assert (await answering.change(key, submitted)).generation.state is State.SUBMITTED
+        if closes == "just before the write":
+            line.before = close_before_write(ledger, over)
+        assert (await answering.change(key, submit)).generation.state is State.SUBMITTED
         markers = [number for number, seen in enumerate(line.seen) if seen == f"PUT {marker_name(key)}"]
         (write,) = [number for number, seen in enumerate(line.seen) if seen == f"PUT {record_name(key)}"]
         assert markers[0] < write < markers[1]
@@ -169,7 +166,7 @@ def second_task(now: Generation) -> Generation:
 
 async def archived(ledger: Ledger, key: str, *changes: Callable[[Generation], Generation]) -> Generation:
     await must_claim(ledger, key)
-    for change in (submitted, *changes, succeeded, store):
+    for change in (submit, *changes, succeed, store):
         await ledger.change(key, change)
     return await current_generation(ledger, key)
 
@@ -200,7 +197,7 @@ async def test_paid_task_named_during_a_concurrent_close_keeps_it_open(
     """Only a callback has named its task, so the reply to the paid call may still name another one."""
     await must_claim(ledger, key)
     by_callback = partial(transitions.submitted, attempt_number=1, task_id="t1", named_by="callback", now=LATER)
-    for change in (by_callback, succeeded, store):
+    for change in (by_callback, succeed, store):
         await ledger.change(key, change)
 
     async def name_second_task(request: Call) -> None:
@@ -218,7 +215,7 @@ async def test_claim_succeeds_even_if_its_marker_cannot_be_rewritten(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     await must_claim(ledger, key)
-    over = await ledger.change(key, rejected)
+    over = await ledger.change(key, reject)
 
     async def cut_off(_: Call) -> None:
         raise cut()
@@ -248,7 +245,7 @@ async def test_all_keys_and_open_keys_are_listed_sorted(ledger: Ledger) -> None:
     for key in keys:
         await must_claim(ledger, key)
     for key in ("a", "a.json", "z" * 128):
-        await ledger.change(key, rejected)
+        await ledger.change(key, reject)
         await ledger.close(await current_generation(ledger, key))
     assert await ledger.keys() == sorted(keys)
     assert await ledger.open_keys() == ["0", "a-b", "a.", "a..b", "a.b"]

@@ -1,14 +1,13 @@
 """Keys for runs that were given none: readable, the same in every rerun, and never shared."""
 
 import asyncio
-from contextlib import aclosing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.utilities.names import generate_slug
 
-from blocks import VideoArchive
+from blocks.object_store import ObjectStore
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 from flows.record.run_keys import RunKeys, candidates, slug, typed_name
@@ -51,9 +50,8 @@ def test_name_typed_by_a_user_is_recognized(typed: str) -> None:
 
 
 @pytest.fixture
-async def keys(archive: VideoArchive):  # type: ignore[no-untyped-def]
-    async with aclosing(archive.store()) as store:
-        yield Ledger(store).run_keys
+def keys(ledger: Ledger) -> RunKeys:
+    return ledger.run_keys
 
 
 async def test_each_run_finds_its_key_again_and_no_two_runs_share_one(keys: RunKeys) -> None:
@@ -69,16 +67,14 @@ async def test_processes_of_one_run_share_one_key(keys: RunKeys) -> None:
     assert len(set(await asyncio.gather(*(keys.key("run", f"name-{n}") for n in range(8))))) == 1
 
 
-async def test_existing_key_is_not_reused_for_a_run(keys: RunKeys, archive: VideoArchive) -> None:
-    async with aclosing(archive.store()) as store:
-        await store.put("ledger/kite.json", b"{}")
-        await store.put("ledger/spring-01.json", b"{}")
+async def test_existing_key_is_not_reused_for_a_run(keys: RunKeys, store: ObjectStore) -> None:
+    await store.put("ledger/kite.json", b"{}")
+    await store.put("ledger/spring-01.json", b"{}")
     assert (await keys.key("one", "kite")).startswith("kite-")
     assert await keys.key("two", "spring") == "spring"
     assert (await keys.key("three", "spring", batch=True)).startswith("spring-")
 
 
-async def test_run_of_an_earlier_version_keeps_its_id_as_key(keys: RunKeys, archive: VideoArchive) -> None:
-    async with aclosing(archive.store()) as store:
-        await store.put("ledger/4b1d-01.json", b"{}")
+async def test_run_of_an_earlier_version_keeps_its_id_as_key(keys: RunKeys, store: ObjectStore) -> None:
+    await store.put("ledger/4b1d-01.json", b"{}")
     assert await keys.key("4b1d", "kite", batch=True) == "4b1d"

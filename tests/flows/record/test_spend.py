@@ -8,9 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from apixo import VideoRequest
-from flows.record import transitions
-from flows.record.generation import Generation, Owner, Problem
+from flows.record.generation import Generation
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
 from flows.record.monthly_spend import (
     Ceilings,
@@ -27,10 +25,12 @@ from flows.record.monthly_spend import (
     use_of_attempt,
 )
 
+from . import changes
+from .changes import lose, reject, submit
+
 DAY = date(2026, 11, 28)
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PRICE = Decimal(3)
-PROBLEM = Problem(kind="RateLimitError", message="no")
 
 
 def try_reserve(
@@ -49,29 +49,11 @@ def try_reserve(
 
 
 def claimed(key: str, reservation: str | None, over: Generation | None = None, *, at: datetime = NOW) -> Generation:
-    return transitions.claim(
-        over,
-        key=key,
-        request=VideoRequest(prompt="Dunes"),
-        owner=Owner(host="h", pid=1),
-        lease_seconds=1,
-        now=at,
-        price=PRICE,
-        reservation=reservation,
-    )
+    return changes.claimed(over, key=key, now=at, price=PRICE, reservation=reservation)
 
 
 def accepted(claim: Generation) -> Generation:
-    number = len(claim.attempts)
-    return transitions.submitted(claim, attempt_number=number, task_id=f"{claim.key}-{number}", now=NOW)
-
-
-def rejected(claim: Generation) -> Generation:
-    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=PROBLEM, now=NOW)
-
-
-def unconfirmed(claim: Generation) -> Generation:
-    return transitions.unconfirmed(claim, attempt_number=len(claim.attempts), problem=PROBLEM, now=NOW)
+    return submit(claim, f"{claim.key}-{claim.attempt.number}")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +106,10 @@ def test_use_of_a_dead_run_is_taken_from_the_ledger() -> None:
     late = claimed("late", "a")
     records = [
         accepted(claimed("spent", "a")),
-        rejected(claimed("free", "a")),
-        unconfirmed(claimed("unclear", "a")),
+        reject(claimed("free", "a")),
+        lose(claimed("unclear", "a")),
         late,  # its run died between the claim and the answer
-        accepted(claimed("again", "a", rejected(claimed("again", "a")))),
+        accepted(claimed("again", "a", reject(claimed("again", "a")))),
         accepted(claimed("other", "b")),
         accepted(claimed("none", None)),
     ]
@@ -138,7 +120,7 @@ def test_use_of_a_dead_run_is_taken_from_the_ledger() -> None:
     month = settle(month, "a", use)
     assert (month.spent_in(DAY), month.unclear_in(DAY), month.reserved_in(DAY)) == (2 * PRICE, 2 * PRICE, Decimal(0))
     assert settle(month, "a", use) == month  # only once
-    for item, answered in zip(month.unclear, (accepted(records[2]), rejected(late)), strict=True):
+    for item, answered in zip(month.unclear, (accepted(records[2]), reject(late)), strict=True):
         assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # still unclear
         month = resolve(month, item, use_of_attempt(answered, item.attempt_number))
         assert resolve(month, item, use_of_attempt(answered, item.attempt_number)) == month  # only once
@@ -172,8 +154,8 @@ def test_renewed_reservation_is_not_considered_dead() -> None:
 def test_first_count_includes_payments_made_before_the_ceiling() -> None:
     records = [
         accepted(claimed("a", None)),
-        unconfirmed(claimed("b", None)),
-        rejected(claimed("c", None)),
+        lose(claimed("b", None)),
+        reject(claimed("c", None)),
         accepted(claimed("d", None, at=NOW - timedelta(days=1))),
         accepted(claimed("e", None, at=NOW - timedelta(days=28))),
     ]
@@ -237,7 +219,7 @@ class Spending(RuleBasedStateMachine):
         return sorted(key for key, found in self.records.items() if found.state in ("claimed", "unconfirmed"))
 
     @precondition(lambda self: self._claims())
-    @rule(data=st.data(), answer=st.sampled_from((accepted, rejected, unconfirmed)))
+    @rule(data=st.data(), answer=st.sampled_from((accepted, reject, lose)))
     def answer_claim(self, data: st.DataObject, answer: object) -> None:
         key = data.draw(st.sampled_from(self._claims()))
         self.records[key] = answer(self.records[key])  # type: ignore[operator]

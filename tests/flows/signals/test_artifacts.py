@@ -1,7 +1,6 @@
 """The artifact in the Prefect UI: external text stays plain text, and no signature gets in."""
 
 import re
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,16 +12,16 @@ from markdown_it.token import Token
 from prefect.client.schemas.actions import ArtifactCreate
 from pydantic import SecretStr
 
-from apixo import Failed, Succeeded, VideoRequest
+from apixo import VideoRequest
 from blocks import VideoArchive
 from flows.record import transitions
 from flows.record.advice import advice
-from flows.record.generation import ArchivedObject, Generation, Owner
+from flows.record.generation import ArchivedObject, Generation
 from flows.signals.artifacts import artifact_key, plain
 from flows.signals.run_artifacts import failure_markdown
 from flows.signals.video_artifact import markdown
+from tests.flows.record.changes import LATER, claimed, fail, submit, succeed
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 FOLDER = "videos/2026/03/01"
 
@@ -48,17 +47,8 @@ def generation(
     codec: str = "h264",
     **request: Any,
 ) -> Generation:
-    found = transitions.claim(
-        None,
-        key=key,
-        request=VideoRequest(prompt=prompt, **request),
-        owner=Owner(host="h", pid=1),
-        lease_seconds=1,
-        now=NOW,
-    )
-    found = transitions.submitted(found, attempt_number=1, task_id=task_id, now=NOW)
-    status = Succeeded(task_id=task_id, state="success", result_urls=("https://h.example/v.mp4?X-Amz-Signature=ab",))
-    found = transitions.succeeded(found, status, now=NOW)
+    found = submit(claimed(key=key, request=VideoRequest(prompt=prompt, **request)), task_id)
+    found = succeed(found, task_id, "https://h.example/v.mp4?X-Amz-Signature=ab")
     objects: tuple[dict[str, Any], ...] = (
         {
             "kind": "video", "name": "video.mp4", "content_type": "video/mp4", "size_bytes": 1234567,
@@ -74,7 +64,7 @@ def generation(
             for item in objects
         ),
         warnings=warnings,
-        now=NOW,
+        now=LATER,
     )
 
 
@@ -156,10 +146,10 @@ def test_artifact_shows_request_cost_and_step_times() -> None:
         "| requested | 4 s, landscape, text\\-to\\-video, without watermark |",
         "| cost | 1.20, at the API block's prices |",
         "| validate\\_image | before the submission | no images |",
-        "| submit | 2026-03-01 00:00:00 UTC | 0.0 s |",
-        "| wait | 2026-03-01 00:00:00 UTC | 0.0 s |",
+        "| submit | 2026-03-01 12:05:00 UTC | 300.0 s |",
+        "| wait | 2026-03-01 12:05:00 UTC | 0.0 s |",
         "| fetch | | |",
-        "| archive | 2026-03-01 00:00:00 UTC | 0.0 s, with the download |",
+        "| archive | 2026-03-01 12:05:00 UTC | 0.0 s, with the download |",
     ):
         assert line in text.splitlines(), line
     assert "cost" not in markdown(generation(), archive(), thumbnail=None)
@@ -181,13 +171,8 @@ def test_artifact_contains_no_secret_and_no_signature() -> None:
 
 
 def test_artifact_without_a_video_shows_what_is_known() -> None:
-    found = transitions.claim(
-        None, key="kite", request=VideoRequest(prompt="x"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
-    )
-    assert "| task | none |" in markdown(found, archive(), thumbnail=None)
-    found = transitions.submitted(found, attempt_number=1, task_id="t1", now=NOW)
-    failed = Failed(task_id="t1", state="failed", fail_code="NO", fail_message="no")
-    assert "| state | failed |" in markdown(transitions.failed(found, failed, now=NOW), archive(), thumbnail=None)
+    assert "| task | none |" in markdown(claimed(), archive(), thumbnail=None)
+    assert "| state | failed |" in markdown(fail(submit(claimed())), archive(), thumbnail=None)
 
 
 def test_unset_fields_of_another_models_request_are_omitted() -> None:

@@ -1,7 +1,6 @@
 """Events for other flows and automations: enough to act on, but no secret, no signature, and not the whole prompt."""
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
@@ -10,27 +9,18 @@ from prefect.client.base import PrefectHttpxAsyncClient
 from apixo import VideoRequest
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.record import transitions
-from flows.record.generation import ArchivedObject, Generation, Owner, Problem
+from flows.record.generation import ArchivedObject, Generation, Problem
 from flows.record.pipeline_errors import VideoFailedError
 from flows.signals.events import PROMPT_CHARACTERS, Happening, deliver, emit, emit_blocked
 from tests.flows.conftest import StoredBlocks
+from tests.flows.record.changes import claimed, submit
 from tests.support import KITE
 from tests.support.events import Sent
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
 
 def generation(prompt: str = "Dunes", **fields: Any) -> Generation:
-    made = transitions.claim(
-        None,
-        key="spring-sale-03",
-        request=VideoRequest(prompt=prompt, duration=8, **fields),
-        owner=Owner(host="build-7", pid=1),
-        lease_seconds=1,
-        now=NOW,
-    )
-    return transitions.submitted(made, attempt_number=1, task_id="task_1", now=NOW)
+    request = VideoRequest(prompt=prompt, duration=8, **fields)
+    return submit(claimed(key="spring-sale-03", request=request), "task_1")
 
 
 @pytest.mark.parametrize("happening", get_args(Happening))

@@ -5,10 +5,10 @@ import pytest
 from flows.record.advice import NOTHING_SENT, UNREADABLE, Advice, advice
 from flows.signals.run_artifacts import failure_markdown, on_its_way_markdown
 
-from ..record.test_advice import CASES, submitted
+from ..record.changes import claimed, lose, submit
 from .test_artifacts import NASTY, RENDERER, inline, shape
 
-UNCONFIRMED = CASES[1][1]
+UNCONFIRMED = lose(claimed())
 
 
 def test_failure_artifact_says_what_happened_whether_it_was_paid_and_what_to_do() -> None:
@@ -19,7 +19,7 @@ def test_failure_artifact_says_what_happened_whether_it_was_paid_and_what_to_do(
     assert lines[4].startswith("**Was it paid?** It is unknown. It is not resent automatically")
     assert [line[:2] for line in lines if line[:1].isdigit()] == ["1.", "2.", "3."]
     assert "| state | unconfirmed |" in lines
-    assert "| claimed | 2026\\-03\\-01 09:00:00 UTC |" in lines
+    assert "| claimed | 2026\\-03\\-01 12:00:00 UTC |" in lines
     code = [token.content for token in inline(RENDERER.parse(text)) if token.type == "code_inline"]
     assert code == ["sora resolve kite --task-id TASK_ID", "resolve-video", "kite", "sora resolve kite --resubmit"]
 
@@ -47,14 +47,14 @@ def test_reason_is_truncated_and_has_no_signature() -> None:
 
 
 def test_on_its_way_artifact_names_the_task_and_what_to_do() -> None:
-    text = on_its_way_markdown(submitted(), " --api x --archive y")
+    text = on_its_way_markdown(submit(claimed()), " --api x --archive y")
     assert text.startswith("# On its way: kite\n")
     for part in (
-        "> x",
+        "> A red kite over dunes",
         "**Paid:** Yes, as task `t1`",
         "`collect-videos`",
         "`sora show kite --archive y`",
         "| task | t1 |",
     ):
         assert part in text
-    assert "`sora show kite`" in on_its_way_markdown(submitted(), " --api x")
+    assert "`sora show kite`" in on_its_way_markdown(submit(claimed()), " --api x")
