@@ -25,8 +25,10 @@ from flows.record.pipeline_errors import (
     UnconfirmedError,
 )
 from flows.resources import PayingResources
+from flows.submission import wait_for_answer
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import abandoned_claim, charged, recorded, submit
+from tests.flows.record.ledgers import SleepingClock
 from tests.support import KITE, make_api
 
 
@@ -199,6 +201,15 @@ async def test_claim_of_a_dead_owner_becomes_unconfirmed_and_is_not_sent(
     assert sandbox.record.submits() == []
 
 
+async def test_claim_of_another_run_is_waited_for_until_its_lease_is_over(key: str, resources: PayingResources) -> None:
+    """Until then, its request may still be sent: a user who decides earlier may pay twice."""
+    await abandoned_claim(key, resources, lease_seconds=30)
+    clock = SleepingClock()
+    answered = await wait_for_answer(await resources.ledger.existing(key), resources.ledger, clock)
+    assert answered.generation.state is State.UNCONFIRMED
+    assert 30 <= sum(clock.pauses) < 31
+
+
 async def test_run_that_waits_for_another_runs_claim_gets_its_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -209,6 +220,21 @@ async def test_run_that_waits_for_another_runs_claim_gets_its_task(
         key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_1", now=datetime.now(UTC))
     )
     assert (await joined).task_id == "task_1"
+    assert sandbox.record.submits() == []
+
+
+async def test_rejection_of_another_runs_claim_is_a_try_of_the_run_that_waited_for_it(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await abandoned_claim(key, resources, lease_seconds=30)
+    joined = asyncio.create_task(submit(key, resources))
+    await asyncio.sleep(0.3)
+    no_credits = Problem(kind="BadRequestError", code="400", message="no credits")
+    await resources.ledger.change(
+        key, lambda now: transitions.rejected(now, attempt_number=1, problem=no_credits, now=datetime.now(UTC))
+    )
+    with pytest.raises(SubmissionRejectedError, match="after 1 try: no credits"):
+        await joined
     assert sandbox.record.submits() == []
 
 

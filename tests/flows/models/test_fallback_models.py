@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from apixo import VideoRequest
 from blocks import ApixoApi
 from blocks.prices import Price
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch.summary import BatchFailedError
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
+from flows.paid_call import Outcome
 from flows.record.generation import Generation, State
 from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
+from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import submit
 from tests.support import KITE, make_api
@@ -223,3 +228,18 @@ async def test_batch_uses_the_fallback_once_a_model_is_known_to_be_unavailable(
     assert set(rejected) == {"sora-2"}
     assert len(rejected) <= 3  # the first one, and those in flight when its answer came
     assert requested(sandbox).count(("kling-3-0-turbo", True)) == 12
+
+
+async def test_row_that_waited_while_its_model_was_found_unavailable_uses_the_fallback(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    gone = set[str]()
+
+    @asynccontextmanager
+    async def learn_while_waiting(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
+        gone.add("sora-2")
+        yield lambda _: None
+
+    request = VideoRequest(prompt="Dunes", fallback_models=["kling-3-0-turbo"])
+    await Submission(key, request, resources, Terms(paying=learn_while_waiting, gone=gone)).run()
+    assert requested(sandbox) == [("kling-3-0-turbo", True)]
