@@ -1,19 +1,22 @@
 """A task that never ends, or whose result is unavailable, is given up once, and can be resumed."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from apixo import InProgress, UnknownState
+from apixo import AuthenticationError, InProgress, UnknownState
 from apixo.errors import NO_END, NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, collect
-from flows.record.generation import State
+from flows.record.generation import Generation, State
+from flows.record.ledger import Entry
 from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.task_end import given_up
 from tests.flows.generations import finished, recorded, set_clock, submit
+from tests.flows.record.changes import store
 from tests.support.events import Sent
 
 DAY: Final = timedelta(days=1)
@@ -81,6 +84,30 @@ async def test_task_whose_status_is_never_answered_is_not_polled_forever(
     assert len(sandbox.record.submits()) == 1
 
 
+async def test_task_is_not_given_up_while_the_api_key_is_invalid(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
+    for hours in (1, 26, 52):
+        with pytest.raises(AuthenticationError):
+            await collect_after(resources.api.result_valid_hours + hours, resources)
+    found = await recorded(key, resources)
+    assert (found.state, found.attempt.stands_as) == (State.SUBMITTED, None)
+
+
+async def test_task_is_not_given_up_while_this_machine_cannot_reach_the_api(
+    key: str, resources: PayingResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(key, resources)
+    async with resources.api.model_copy(update={"base_url": "http://127.0.0.1:9"}).status_client() as unreachable:
+        monkeypatch.setattr(resources, "client", unreachable)
+        for hours in (1, 26, 52):
+            assert (await collect_after(resources.api.result_valid_hours + hours, resources)).what == "error"
+    found = await recorded(key, resources)
+    assert (found.state, found.attempt.stands_as) == (State.SUBMITTED, None)
+
+
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200"])
 async def test_unavailable_result_is_not_fetched_forever(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, kind: str
@@ -100,6 +127,38 @@ async def test_unavailable_result_is_not_fetched_forever(
     assert await collect(None, resources) == []
     assert len(sandbox.record.all()) == requested
     assert len(sandbox.record.submits()) == 1
+
+
+async def test_result_is_kept_for_its_days_from_the_success_and_not_from_the_claim(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    for days in (10, 16, 18):
+        assert (await collect_after(days * 24, resources)).what == "error"
+    assert (await recorded(key, resources)).state is State.SUCCEEDED
+
+
+async def test_video_that_another_run_archives_while_its_result_is_given_up_does_not_fail(
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    await collect(None, resources)
+    await collect_after(resources.api.result_valid_hours + 1, resources)
+    change = resources.ledger.change
+
+    async def change_after_another_run(key: str, how: Callable[[Generation], Generation], **known: Any) -> Entry:
+        if how((await resources.ledger.existing(key)).generation).state is State.FAILED:
+            await change(key, store)
+        return await change(key, how, **known)
+
+    monkeypatch.setattr(resources.ledger, "change", change_after_another_run)
+    assert (await collect_after(resources.api.result_valid_hours + 26, resources)).what == "error"
+    assert (await recorded(key, resources)).state is State.ARCHIVED
+    assert "sora.generation.failed" not in [event.event for event in sent.all()]
 
 
 @pytest.mark.parametrize("call", ["status", "result"])

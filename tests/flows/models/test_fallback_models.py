@@ -153,6 +153,19 @@ async def test_each_attempt_records_the_price_of_its_model(
     ]  # fmt: skip
 
 
+async def test_price_is_that_of_the_duration_that_the_fallback_has(
+    key: str, sandbox: SandboxServer, resources: PayingResources
+) -> None:
+    """Neither request gives a duration: sora-2-pro takes 4 s, and wan-2-5-video 5 s."""
+    prices = {"sora-2-pro": Price(per_second=Decimal("0.1")), "wan-2-5-video": Price(per_second=Decimal("0.5"))}
+    resources.api = make_api(sandbox, prices=prices)
+    fail_submits(sandbox, "sora-2-pro")
+    request = VideoRequest(prompt="Dunes", model="sora-2-pro", fallback_models=["wan-2-5-video"])
+    found = await submit(key, resources, request)
+    assert [item.price for item in found.attempts] == [Decimal("0.4"), Decimal("2.5")]
+    assert [json.loads(item.body)["input"]["duration"] for item in sandbox.record.submits()] == [4, 5]
+
+
 @pytest.fixture
 def priced(sandbox: SandboxServer) -> ApixoApi:
     return make_api(sandbox, submit_timeout_seconds=20, **PRICES)
