@@ -87,8 +87,6 @@ def _of_provider(method: str, path: str) -> str:
 def _of_prefect(method: str, path: str, body: bytes) -> str | None:
     if NOT_COUNTED.search(path):
         return None
-    if path == "/events":
-        return f"EVENT {json.loads(body)[0]['event']}"
     if path.endswith("/set_state"):
         state = json.loads(body)["state"]
         return f"STATE {'flow' if 'flow_runs' in path else 'task'} run {state['name'] or state['type']}"
