@@ -149,7 +149,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         case State.SUCCEEDED:
             return await _collect_result(entry, resources)
         case State.ARCHIVED | State.FAILED:  # its run died before the event, or Prefect was unavailable
-            await publish_end(found, resources.ledger, resources.archive)
+            await publish_end(found, resources.ledger, resources.archive, resources.events)
         case State.REJECTED:
             await resources.ledger.close(found)
     return _collected(found, resources)

@@ -23,6 +23,7 @@ from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings
 from flows.record.pipeline_errors import PipelineError
 from flows.record.usual_times import UsualTimes
+from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
@@ -55,6 +56,8 @@ class Resources:
         """Held while a video is fetched, and while it is archived, but not between two tries."""
         self.web = guarded_client(allow_private_hosts=api.allow_private_hosts)
         """For image and result hosts only: it checks every IP address and never sends the API key."""
+        self.events = EventConnection()
+        """For the events that Prefect must confirm."""
         self.subscriber = Subscriber()
         """Wakes waiting steps when their callback comes; not subscribed if the API block has no `callback_url`."""
 
@@ -90,7 +93,7 @@ class Resources:
     async def aclose(self) -> None:
         """Closes all connections, even if one of them fails or the task is cancelled."""
         async with AsyncExitStack() as closing:
-            for part in (self.store, self.client, self.web, self.subscriber):  # closed in reverse order
+            for part in (self.store, self.client, self.web, self.subscriber, self.events):  # closed in reverse order
                 closing.push_async_callback(part.aclose)
 
 

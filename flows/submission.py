@@ -174,7 +174,7 @@ class Submission:
             if before and self._terms.may_submit_again is not None:
                 granted_by = await self._terms.may_submit_again(found)
         if not may_be_mistaken and (found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by)):
-            await publish_end(found, self._ledger, self._resources.archive)
+            await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
             raise failed_error(found, self._resources.options)
         polled = await recheck_failure(entry, self._resources)
         if polled is not entry:

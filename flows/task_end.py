@@ -218,7 +218,7 @@ async def give_up_result(
     )
     if entry.generation.state is not State.FAILED:
         return None
-    await publish_end(entry.generation, resources.ledger, resources.archive, is_new=True)
+    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
     return failed_error(entry.generation, resources.options)
 
 
@@ -267,7 +267,7 @@ async def record_end(
         failed = partial(transitions.failed, status=status, now=resources.clock.now())
         entry = await resources.ledger.change(key, failed, known=known)
         if entry.generation.state is State.FAILED:
-            await publish_end(entry.generation, resources.ledger, resources.archive, is_new=True)
+            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = partial(transitions.succeeded, status=status, now=resources.clock.now())

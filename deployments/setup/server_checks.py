@@ -22,13 +22,12 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import Event
-from prefect.events.clients import get_events_client
 from prefect.exceptions import ObjectNotFound
 
 from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, deployed, wanted_deployments
 from flows.check_setup import ARTIFACT_KEY
 from flows.checks import Finding, this_code
-from flows.signals.events import DELIVERY_TIMEOUT_SECONDS
+from flows.signals.events import DELIVERY_TIMEOUT_SECONDS, EventConnection
 
 CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
@@ -53,21 +52,20 @@ async def check_server() -> list[Finding]:
 
 
 async def _events() -> Finding:
-    """Whether the server confirms an event over its WebSocket, which proxies and firewalls often block."""
+    """Whether the server confirms an event. Events use a WebSocket, which proxies and firewalls often block."""
+    connection = EventConnection()
     event = Event(event="sora.check", resource={"prefect.resource.id": "sora.check"})
     try:
-        async with (
-            asyncio.timeout(DELIVERY_TIMEOUT_SECONDS),
-            get_events_client(reconnection_attempts=0, checkpoint_every=1) as events,
-        ):
-            await events.emit(event)
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
+            await connection.send(event)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises anything
         return Finding.error(
             "events",
-            f"the server confirms none over its WebSocket ({type(error).__name__}): other flows and automations learn "
-            "only that a video is archived or failed, and callbacks wake no run. Does a proxy in front of it pass "
-            "WebSockets on?",
+            f"the server does not confirm them ({type(error).__name__}): no flow or automation learns that a video is "
+            "archived or failed, and callbacks wake no run. Does a proxy in front of it pass WebSockets on?",
         )
+    finally:
+        await connection.aclose()
     return Finding.ok("events", "the server confirms them")
 
 

@@ -5,12 +5,14 @@ it; it sends the ends of generations, on which other flows depend. The open mark
 """
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import get_client
 from prefect.events import Event, emit_event
+from prefect.events.clients import EventsClient, get_events_client
 from prefect.events.related import related_resources_from_run_context
 
 from blocks import VideoArchive
@@ -39,6 +41,67 @@ PROMPT_CHARACTERS: Final = 200
 
 DELIVERY_TIMEOUT_SECONDS: Final = 10.0
 """How long an end may take to reach Prefect. After that the run continues, and the collector delivers it later."""
+NEVER_SECONDS: Final = 1e9
+CLOSING_SECONDS: Final = 5.0
+"""How long closing broken connections may take at the end of a run."""
+
+
+class EventConnection:
+    """The single connection over which a run sends the events that Prefect must confirm. For one event loop.
+
+    Opened by the first event, and again if it breaks. A connection per event would cost Prefect's server and the run
+    several requests, which on a busy machine take longer than a confirmation may take.
+    """
+
+    def __init__(self) -> None:
+        self._client: EventsClient | None = None
+        self._opening = asyncio.Lock()
+        self._closing = set[asyncio.Task[None]]()
+
+    async def send(self, event: Event) -> None:
+        """Sends an event and returns once the server has confirmed it; if the connection breaks, it is sent once more.
+
+        Several may be sent at the same time. If a confirmation is lost, the event is sent twice, with the same id.
+
+        Raises:
+            Exception: whatever Prefect's client raises; the server has not confirmed it.
+        """
+        for last in (False, True):
+            client = await self._opened()
+            try:
+                await client.emit(event)  # returns after the server's pong, since a checkpoint follows each event
+            except BaseException as error:
+                self._drop(client)  # after a time-out too: the connection may never answer again
+                if last or not isinstance(error, Exception):
+                    raise
+            else:
+                return
+
+    async def aclose(self) -> None:
+        """Closes the connection. The next event would open it again."""
+        if self._client is not None:
+            self._drop(self._client)
+        if self._closing:
+            _, left = await asyncio.wait(self._closing, timeout=CLOSING_SECONDS)
+            for task in left:
+                task.cancel()
+
+    async def _opened(self) -> EventsClient:
+        async with self._opening:
+            if self._client is None:
+                # No automatic reconnection: the client cannot do that while several events are being sent.
+                client = get_events_client(
+                    reconnection_attempts=0, checkpoint_every=1, checkpoint_interval=NEVER_SECONDS
+                )
+                self._client = await client.__aenter__()
+            return self._client
+
+    def _drop(self, client: EventsClient) -> None:
+        if client is self._client:
+            self._client = None
+            closing = asyncio.create_task(_close(client), name="close-event-connection")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
 
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
@@ -50,10 +113,11 @@ def emit(happening: Happening, generation: Generation, **more: Any) -> None:
     _emit_safely(f"sora.generation.{happening}", f"sora.generation.{generation.key}", generation.key, payload)
 
 
-async def deliver(happening: Literal["archived", "failed"], generation: Generation, **more: Any) -> bool:
+async def deliver(
+    happening: Literal["archived", "failed"], generation: Generation, connection: EventConnection, **more: Any
+) -> bool:
     """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
 
-    It goes by HTTP: Prefect's WebSocket confirms only that an event has arrived, and some proxies block WebSockets.
     Every event for the same end has the same id, so that Prefect recognizes a repetition.
 
     Returns:
@@ -67,7 +131,9 @@ async def deliver(happening: Literal["archived", "failed"], generation: Generati
     )
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
-            await _send(event)
+            async with get_client() as client:
+                event.related = await related_resources_from_run_context(client)
+            await connection.send(event)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises anything; it must not fail the run
         run_logger().warning(
             "Prefect did not confirm the event %s of %s (%s). The collector will send it again.",
@@ -77,13 +143,14 @@ async def deliver(happening: Literal["archived", "failed"], generation: Generati
     return True
 
 
-async def _send(event: Event) -> None:
-    async with get_client() as client:
-        event.related = await related_resources_from_run_context(client)
-        await client.request("POST", "/events", json=[event.model_dump(mode="json")])
-
-
-async def publish_end(ended: Generation, ledger: Ledger, archive: VideoArchive, *, is_new: bool = False) -> None:
+async def publish_end(
+    ended: Generation,
+    ledger: Ledger,
+    archive: VideoArchive,
+    connection: EventConnection,
+    *,
+    is_new: bool = False,
+) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
     The marker also stays if the run dies in between, or if the Prefect server is down: a later run that finds the
@@ -103,9 +170,9 @@ async def publish_end(ended: Generation, ledger: Ledger, archive: VideoArchive, 
     if ended.state is State.ARCHIVED:
         names = [item.name for item in ended.objects]
         links = {name: link for name in names if (link := archive.public_link(name))}
-        delivered = await deliver("archived", ended, links=links)
+        delivered = await deliver("archived", ended, connection, links=links)
     else:
-        delivered = await deliver("failed", ended, fail_code=ended.failure().fail_code)
+        delivered = await deliver("failed", ended, connection, fail_code=ended.failure().fail_code)
     if delivered:
         await ledger.close(ended)
 
@@ -193,3 +260,8 @@ def _without_nul(value: Any) -> Any:
     if isinstance(value, dict):
         return {_without_nul(name): _without_nul(item) for name, item in value.items()}
     return [*map(_without_nul, value)] if isinstance(value, list | tuple) else value
+
+
+async def _close(client: EventsClient) -> None:
+    with suppress(Exception):  # it is broken, or no longer needed
+        await client.__aexit__(None, None, None)

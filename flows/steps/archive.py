@@ -28,7 +28,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is already archived, as %s.", key, found.video.name if found.video else "?")
-        await publish_end(found, resources.ledger, resources.archive)
+        await publish_end(found, resources.ledger, resources.archive, resources.events)
         report_progress(key, "archive", found.video.name if found.video else "archived", done=True)
         return found
     if not videos:
@@ -46,7 +46,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         logger.warning("The video of task %s of %s is archived alongside, in %s.", paid.task_id, key, paid.folder)
         raise superseded_tasks.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
-    await publish_end(archived, resources.ledger, resources.archive, is_new=True)
+    await publish_end(archived, resources.ledger, resources.archive, resources.events, is_new=True)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
     cost = full_cost(archived, resources.api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost, options=resources.options)

@@ -212,6 +212,7 @@ async def test_rejected_api_key_leaves_no_collector_tasks_running(
     before = asyncio.all_tasks()
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
+    await resources.events.aclose()  # its connection belongs to the run
     assert asyncio.all_tasks() - before == set()
 
 

@@ -14,17 +14,12 @@ class Sent:
 
     def __init__(self, worker: EventsWorker) -> None:
         self._worker = worker
-        self._confirmed = list[Event]()
-
-    async def confirm(self, event: Event) -> None:
-        """Takes the place of a server that confirms each event."""
-        self._confirmed.append(event)
 
     def all(self) -> list[Event]:
         """All events, queued or sent directly, in the order in which they occurred."""
         stop(self._worker)
-        queued = [event for client in AssertingEventsClient.all for event in getattr(client, "events", [])]
-        return sorted([*queued, *self._confirmed], key=lambda event: event.occurred)
+        events = [event for client in AssertingEventsClient.all for event in getattr(client, "events", [])]
+        return sorted(events, key=lambda event: event.occurred)
 
 
 def stop(worker: EventsWorker) -> None:
@@ -38,8 +33,7 @@ def taken_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
     AssertingEventsClient.reset()
     worker = EventsWorker.instance(AssertingEventsClient)
     monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
-    sent = Sent(worker)
-    monkeypatch.setattr("flows.signals.events._send", sent.confirm)
-    yield sent
+    monkeypatch.setattr("flows.signals.events.get_events_client", AssertingEventsClient)
+    yield Sent(worker)
     stop(worker)
     AssertingEventsClient.reset()

@@ -31,6 +31,7 @@ from flows.record.pipeline_errors import PipelineError
 from flows.record.usual_times import UsualTimes
 from flows.resolution import allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
+from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
 from tests.attack.model.invariants import Permissions
@@ -81,7 +82,7 @@ class SimulatedResources(PayingResources):
         self.payments = SimulatedPayments(client, ledger, actor)
         self.spending = SpendGuard(ledger, Ceilings(), lease_seconds=API.lease_seconds, now=clock.now)
         self.usual = UsualTimes(ledger.newest)
-        self.web, self.subscriber = NO_WEB, Subscriber()
+        self.web, self.events, self.subscriber = NO_WEB, EventConnection(), Subscriber()
         self.fetching, self.archiving = asyncio.Semaphore(), asyncio.Semaphore()
         self.work_root, self.options = work_root, ""
 
@@ -189,8 +190,9 @@ async def _download(
     return [FetchedVideo(path, hashlib.sha256(video).hexdigest(), len(video), facts, path.with_suffix(".jpg"), ())]
 
 
-async def _deliver(happening: str, generation: Generation, **_: Any) -> bool:
+async def _deliver(happening: str, generation: Generation, connection: EventConnection, **_: Any) -> bool:
     """Replaces the delivery of an event to Prefect: the event may be lost, or only its confirmation."""
+    del connection
     actor = CURRENT_ACTOR.get()
     delivery = await actor.pause_before("event")
     if delivery is not Delivery.REQUEST_LOST:

@@ -11,7 +11,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import ArchivedObject, Generation, Problem
 from flows.record.pipeline_errors import VideoFailedError
-from flows.signals.events import PROMPT_CHARACTERS, Happening, deliver, emit, emit_blocked
+from flows.signals.events import PROMPT_CHARACTERS, EventConnection, Happening, deliver, emit, emit_blocked
 from tests.flows.conftest import StoredBlocks
 from tests.flows.record.changes import claimed, submit
 from tests.support import KITE
@@ -82,7 +82,7 @@ async def test_no_event_payload_contains_nul(sent: Sent, prefect_server: Prefect
     )
     emit("submitted", made)
     emit_blocked("b", Problem(kind="BadRequestError", code="4\0", message="m"))
-    assert await deliver("failed", made, fail_code="ODD\0")
+    assert await deliver("failed", made, EventConnection(), fail_code="ODD\0")
     events = sent.all()
     assert len(events) == 3
     assert [event.event for event in events if "\\x00" in repr(event.payload)] == []

@@ -1,11 +1,11 @@
 """The terminal event of a generation is sent until Prefect has confirmed it, and not again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from prefect.events.clients import EventsClient, PrefectEventsClient
 from prefect.events.schemas.events import Event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -16,24 +16,32 @@ from flows.record.generation import State
 from flows.record.ledger import marker_name
 from flows.resources import PayingResources
 from flows.signals import events
+from flows.signals.events import EventConnection
 from tests.flows.generations import finished, run_collector, submit
 from tests.flows.signals.test_events import generation, read_events
 from tests.support.events import Sent
-from tests.support.store_gate import StoreGate
 
 
-async def unreachable(_: Event) -> None:
-    raise ConnectionRefusedError
+class Unreachable(EventsClient):
+    """A server that cannot be reached."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    async def _emit(self, event: Event) -> None:
+        raise ConnectionRefusedError
 
 
-async def frozen(_: Event) -> None:
-    """As to a server that accepts the connection, but never answers."""
-    await asyncio.sleep(60)
+class Frozen(Unreachable):
+    """A server that accepts the connection, but never answers."""
+
+    async def _emit(self, event: Event) -> None:
+        await asyncio.sleep(60)
 
 
-@pytest.mark.parametrize("send", [unreachable, frozen])
+@pytest.mark.parametrize("server", [Unreachable, Frozen])
 async def test_archived_video_stays_open_until_the_collector_gets_its_event_confirmed(
-    send: Callable[[Event], Awaitable[None]],
+    server: type[EventsClient],
     key: str,
     resources: PayingResources,
     sandbox: SandboxServer,
@@ -44,7 +52,7 @@ async def test_archived_video_stays_open_until_the_collector_gets_its_event_conf
     await finished(sandbox)
     with monkeypatch.context() as patched:
         patched.setattr(events, "DELIVERY_TIMEOUT_SECONDS", 0.3)
-        patched.setattr(events, "_send", send)
+        patched.setattr(events, "get_events_client", server)
         (found,) = await run_collector(resources)
         assert found.what == "archived"
         assert await resources.ledger.is_published(key) is not None
@@ -64,7 +72,7 @@ async def test_failed_event_is_sent_again_until_it_is_confirmed(
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
     with monkeypatch.context() as patched:
-        patched.setattr(events, "_send", unreachable)
+        patched.setattr(events, "get_events_client", Unreachable)
         (found,) = await run_collector(resources)
         assert found.what == "failed"
         assert await resources.ledger.is_published(key) is not None
@@ -96,9 +104,11 @@ async def test_archived_event_is_sent_even_if_the_marker_was_removed(
 async def test_terminal_event_sent_several_times_is_stored_once(prefect_server: PrefectServer, key: str) -> None:
     """As after a crash between the confirmation and the removal of the marker."""
     ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
+    connection = EventConnection()
     for _ in range(3):
-        assert await events.deliver("archived", ended)
-    assert await events.deliver("failed", ended, fail_code="X")
+        assert await events.deliver("archived", ended, connection)
+    assert await events.deliver("failed", ended, connection, fail_code="X")
+    await connection.aclose()
     found = await read_events(prefect_server, key, "sora.generation.failed")
     assert sorted(event["event"] for event in found) == ["sora.generation.archived", "sora.generation.failed"]
 
@@ -106,32 +116,61 @@ async def test_terminal_event_sent_several_times_is_stored_once(prefect_server: 
 async def test_unreachable_server_raises_no_error() -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         began = asyncio.get_running_loop().time()
-        assert not await events.deliver("archived", generation())
+        assert not await events.deliver("archived", generation(), EventConnection())
         assert asyncio.get_running_loop().time() - began < events.DELIVERY_TIMEOUT_SECONDS + 2
 
 
-async def test_event_is_delivered_through_a_proxy_that_blocks_websockets(
-    prefect_server: PrefectServer, key: str
+class Counting(EventsClient):
+    """Connections that accept one event at a time until they break. They are counted."""
+
+    opened = closed = 0
+    breaks = 0
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        type(self).opened += 1
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        type(self).closed += 1
+        await super().__aexit__(*error)
+
+    async def _emit(self, event: Event) -> None:
+        await asyncio.sleep(0)
+        if self.breaks:
+            type(self).breaks -= 1
+            raise ConnectionResetError
+
+
+async def test_terminal_events_of_a_run_share_one_connection_reopened_after_a_break(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    class Client(Counting):
+        pass
+
+    monkeypatch.setattr(events, "get_events_client", Client)
+    connection = EventConnection()
+    assert all(await asyncio.gather(*(events.deliver("archived", generation(), connection) for _ in range(20))))
+    assert Client.opened == 1
+    Client.breaks = 1
+    assert await events.deliver("archived", generation(), connection)
+    assert Client.opened == 2
+    await connection.aclose()
+    assert Client.closed == 2
+
+
+async def test_event_delivery_survives_a_server_restart(prefect_server: PrefectServer, key: str) -> None:
+    """The WebSocket of a real client is cut, as by a restart."""
+    connection = EventConnection()
     ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
-    proxy = StoreGate(prefect_server.url.removeprefix("http://"))
-    proxy.shut = lambda data: b"upgrade: websocket" in data.lower()
-    with proxy, temporary_settings({PREFECT_API_URL: f"http://{proxy.endpoint}/api"}):
-        assert await events.deliver("archived", ended)
-    found = await read_events(prefect_server, key, "sora.generation.archived")
-    assert [event["event"] for event in found] == ["sora.generation.archived"]
-
-
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 Busy\r\n", b"HTTP/1.1 404 Not Found\r\n", b""])
-async def test_event_is_not_delivered_unless_the_server_says_so(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer and answer + b"Content-Length: 0\r\nConnection: close\r\n\r\n")
-        writer.close()
-
-    monkeypatch.setattr(events, "DELIVERY_TIMEOUT_SECONDS", 1.0)  # Prefect's client retries for longer
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-            assert not await events.deliver("archived", generation())
+    assert await events.deliver("archived", ended, connection)
+    client = connection._client
+    assert isinstance(client, PrefectEventsClient)
+    assert client._websocket is not None
+    client._websocket.transport.abort()
+    assert await events.deliver("failed", ended, connection, fail_code="X")
+    await connection.aclose()
+    found = await read_events(prefect_server, key, "sora.generation.failed")
+    assert sorted(event["event"] for event in found) == ["sora.generation.archived", "sora.generation.failed"]
