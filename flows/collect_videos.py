@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, Literal
 
 from prefect import flow
+from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
@@ -39,6 +40,13 @@ half are left then."""
 RECONCILED_WITHIN: Final = timedelta(hours=1)
 """How long after an unclear payment the collector searches the store's tasks for it. Later, only a rerun or a manual
 decision does."""
+
+QUIET_SECONDS: Final = 6.0
+"""How long the collector stays subscribed after its last work, twice. Starting another process takes as long, and a run
+that a further callback triggers must wait for this one. Longer than the 5 s after which Prefect has stored an event."""
+SUBSCRIBED_SECONDS: Final = 240.0
+"""The longest that it stays subscribed: it ends before the next scheduled run, however many callbacks come."""
+CHECK_SECONDS: Final = 0.5
 
 What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "error"]
 
@@ -74,7 +82,7 @@ async def collect_videos(
     prepare_run_log()
     await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
     async with Resources.of_blocks(api, archive) as resources:
-        found = await collect(keys, resources, detached_only=detached_only)
+        found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
     await tag_run((), name=run_name(found))
     failed = [item for item in found if item.what == "error"]
@@ -93,6 +101,36 @@ def run_name(found: Sequence[Collected]) -> str:
         if keys:
             return f"{verb} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}"
     return f"collect: {len(found)} open" if found else "collect: nothing open"
+
+
+async def _collect_while_notified(
+    keys: Sequence[str] | None, resources: Resources, *, detached_only: bool
+) -> list[Collected]:
+    """Processes these generations, then those whose callback came in the last minute or comes meanwhile.
+
+    The deployment has one run at a time: without this, such a callback would have to wait until this run ends.
+    """
+    subscribes = bool(resources.api.callback_url and deployment.id)
+    if subscribes:
+        resources.subscriber.subscribe()
+    found = {item.key: item for item in await collect(keys, resources, detached_only=detached_only)}
+    if not subscribes:
+        return list(found.values())
+    ends = resources.clock.monotonic() + SUBSCRIBED_SECONDS
+    for again in (False, True):
+        if again:
+            await resources.subscriber.resubscribe()
+        quiet_since = resources.clock.monotonic()
+        while (now := resources.clock.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
+            await resources.clock.sleep(min(CHECK_SECONDS, quiet_since + QUIET_SECONDS - now))
+            notified = resources.subscriber.take_notified()
+            if notified:  # some are replayed events of generations that are closed by now
+                notified &= set(await resources.ledger.open_keys())
+            if notified:
+                more = await collect(sorted(notified), resources, detached_only=detached_only)
+                found |= {item.key: item for item in more}
+                quiet_since = resources.clock.monotonic()
+    return [found[key] for key in sorted(found)]
 
 
 async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False) -> list[Collected]:

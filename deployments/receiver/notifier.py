@@ -1,8 +1,8 @@
 """Reports ended tasks: all of them to the waiting runs, and only some to the collector.
 
 An event for each of a hundred callbacks would make Prefect create a hundred collector runs, although one is enough. On
-SQLite, that stalled the server for a minute when measured. One collector run processes all that is open when it begins.
-So the first event calls it, and then none until it has ended, when a single one calls it for all that came meanwhile.
+SQLite, that stalled the server for a minute when measured. One collector run processes all tasks that end while it runs
+and in the minute before. So a single event calls it, and none while it runs.
 """
 
 import asyncio

@@ -31,6 +31,15 @@ class Subscriber:
         if self._receiving is None:
             self._receiving = asyncio.create_task(self._stay_subscribed(), name="task-finished-events")
 
+    async def resubscribe(self) -> None:
+        """Subscribes again. Prefect then replays the last minute.
+
+        An event that was published just before the first connection, but stored just after it, arrives only this way:
+        Prefect stores events every 5 s, and replays only stored ones.
+        """
+        await self.aclose()
+        self.subscribe()
+
     async def aclose(self) -> None:
         """Ends the subscription."""
         if self._receiving is not None:
@@ -65,6 +74,13 @@ class Subscriber:
         if sleeping.done() and not sleeping.cancelled():
             sleeping.result()
         event.clear()
+
+    def take_notified(self) -> set[str]:
+        """The keys that were notified without a waiter. Clears these notifications."""
+        keys = {key for key, event in self._events.items() if event.is_set()}
+        for key in keys:
+            self._events[key].clear()
+        return keys
 
     def _event(self, key: str) -> asyncio.Event:
         return self._events.setdefault(key, asyncio.Event())

@@ -29,6 +29,15 @@ async def test_early_notification_is_kept_and_used_once() -> None:
         await asyncio.wait_for(subscriber.sleep("a", 30), 0.05)
 
 
+async def test_unused_notifications_can_be_taken_once() -> None:
+    subscriber = Subscriber()
+    subscriber.notify("a")
+    subscriber.notify("b")
+    await subscriber.sleep("b", 1)
+    assert subscriber.take_notified() == {"a"}
+    assert subscriber.take_notified() == set()
+
+
 async def test_sleep_without_notification_uses_given_sleep_and_raises_its_error() -> None:
     slept: list[float] = []
 
@@ -60,14 +69,25 @@ async def test_event_notifies_the_subscriber(prefect_server: PrefectServer, key:
     subscriber = Subscriber()
     subscriber.subscribe()
     subscriber.subscribe()
-    waiting = asyncio.create_task(subscriber.sleep(key, 600))
     try:
         async with asyncio.timeout(60):
-            while not waiting.done():  # nothing reports when it is subscribed
+            while not subscriber.take_notified() >= {key}:  # nothing reports when it is subscribed
                 emit_task_finished(key, task_id="t", api="default", archive="default")
-                await asyncio.wait({waiting}, timeout=0.5)
+                await subscriber.sleep("never", 0.5)
     finally:
-        waiting.cancel()
+        await subscriber.aclose()
+
+
+async def test_resubscribing_receives_an_earlier_event(prefect_server: PrefectServer, key: str) -> None:
+    emit_task_finished(key, task_id="t", api="default", archive="default")
+    await asyncio.sleep(1)  # on its way: already published, but not stored yet
+    subscriber = Subscriber()
+    try:
+        async with asyncio.timeout(60):
+            while key not in subscriber.take_notified():
+                await subscriber.resubscribe()
+                await subscriber.sleep("never", 3)
+    finally:
         await subscriber.aclose()
 
 
@@ -77,4 +97,4 @@ async def test_subscriber_without_a_server_gets_no_notifications(caplog: pytest.
         subscriber.subscribe()
         await subscriber.sleep("a", 0.3)
         await subscriber.aclose()
-    assert "Not subscribed to callbacks for now" in caplog.text
+    assert subscriber.take_notified() == set()
