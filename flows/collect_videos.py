@@ -108,7 +108,8 @@ async def _collect_while_notified(
 ) -> list[Collected]:
     """Processes these generations, then those whose callback came in the last minute or comes meanwhile.
 
-    The deployment has one run at a time: without this, such a callback would have to wait until this run ends.
+    The deployment has one run at a time: without this, such a callback would have to wait until this run ends, and the
+    next run would poll everything that is open.
     """
     subscribes = bool(resources.api.callback_url and deployment.id)
     if subscribes:

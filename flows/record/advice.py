@@ -31,7 +31,7 @@ UNREADABLE = Advice(
 NOTHING_SENT = Advice(
     title="Not submitted",
     paid="No. Nothing was sent.",
-    steps=("Fix the reason, then run it again with the same key, here or as the deployment `generate-video`.",),
+    steps=("Fix the reason, then run it again with the same key, for instance as the deployment `generate-video`.",),
 )
 """When nothing was ever sent under the key, or not this request."""
 
