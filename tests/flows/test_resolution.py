@@ -9,12 +9,15 @@ import pytest
 from apixo import Status, Succeeded
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
-from flows.record import transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.generation import Generation, State
+from flows.record.indexes import TaskOwner
 from flows.record.pipeline_errors import UnconfirmedError
 from flows.resolution import ResolutionError, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, fail, lost, recorded, submit
+from tests.flows.record.changes import store, succeed
+from tests.flows.record.changes import submit as submitted
 from tests.flows.record.ledgers import same
 from tests.support import KITE, made_outside
 
@@ -29,6 +32,9 @@ async def test_manual_resolution_is_recorded(key: str, resources: PayingResource
     assert resolved == await recorded(key, resources)
     assert "a person named" in (resolved.attempt.note or "")
     assert resolved.attempt.problem is None
+    owner = await resources.ledger.tasks.owner(resolved.task_id or "")
+    assert owner is not None
+    assert (owner.key, owner.named_by) == (key, "person")
 
 
 async def test_abandoned_claim_is_waited_out_and_reread_before_it_is_resolved(
@@ -231,3 +237,34 @@ async def test_task_named_again_while_it_is_released_stays_bound(
     with pytest.raises(ResolutionError, match=f"belongs to {key}"):
         await resolve(other, wrong, resources)
     assert (await resolve(other, right, resources)).task_id == right
+
+
+@pytest.mark.parametrize("also_this_task", [False, True])
+async def test_task_named_while_the_generation_is_archived_stays_bound_only_if_the_record_has_it(
+    also_this_task: bool,
+    key: str,
+    resources: PayingResources,
+    sandbox: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its late reply, and in one case a callback too, come between the user's naming and its record."""
+    named, bind = await made_outside(resources.api), resources.ledger.tasks.bind
+    await lost(key, resources, sandbox)
+
+    def archive_another(found: Generation) -> Generation:
+        archived = store(succeed(submitted(found, "own"), "own"))
+        if not also_this_task:
+            return archived
+        return superseded_tasks.also_taken(archived, attempt_number=1, task_id=named, now=archived.updated_at)
+
+    async def bind_before_the_reply(*arguments: Any, **options: Any) -> TaskOwner:
+        owner = await bind(*arguments, **options)
+        monkeypatch.setattr(resources.ledger.tasks, "bind", bind)
+        await resources.ledger.change(key, archive_another)
+        return owner
+
+    monkeypatch.setattr(resources.ledger.tasks, "bind", bind_before_the_reply)
+    with pytest.raises(ResolutionError, match="is archived, as task own"):
+        await resolve(key, named, resources)
+    owner = await resources.ledger.tasks.owner(named)
+    assert (owner is not None and owner.key == key) is also_this_task
