@@ -88,7 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
-    """The events that this test sends; none reaches the server."""
+def sent(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """The events that this test sends. None reaches the server, but without one Prefect would not send any."""
     with taken_in(monkeypatch) as events:
         yield events
