@@ -144,6 +144,7 @@ class Counting(EventsClient):
             raise ConnectionResetError
 
 
+@pytest.mark.usefixtures("prefect_server")  # without an address, Prefect would not send anything
 async def test_terminal_events_of_a_run_share_one_connection_reopened_after_a_break(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
