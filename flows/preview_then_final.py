@@ -152,7 +152,11 @@ def final_key(key: str) -> str:
 
 
 def preview_of(request: VideoRequest) -> VideoRequest:
-    """The same video with the shortest duration, if there can be a longer final one. Pure."""
+    """The same video with the shortest duration. Pure.
+
+    Raises:
+        AnswerError: the model does not support it, or supports no longer final video.
+    """
     preview = lasting(request, shortest_seconds(request))
     if not final_seconds(request, AS_LONG):
         raise AnswerError(
@@ -204,6 +208,9 @@ def meaning(answer: Answer, requested: VideoRequest, duration: int | None) -> _N
     Args:
         requested: the request of the preview that the user saw.
         duration: the duration as originally requested.
+
+    Raises:
+        AnswerError: the model does not support such a video, or it would be the same as, or as short as, the preview.
     """
     if answer.decision == STOP:
         return _Next(None)
@@ -258,6 +265,9 @@ async def answered(
         question: the prefix of the questions' names.
         show: shows the question; called with the reason why the last answer could not be used, or an empty text.
         means: returns an answer's meaning. If it raises an `AnswerError`, the question is asked again.
+
+    Raises:
+        AnswerError: there was no answer in time.
     """
     problem, number = "", 0
     while True:

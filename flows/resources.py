@@ -64,7 +64,12 @@ class Resources:
     @classmethod
     @asynccontextmanager
     async def of_blocks(cls, api: str, archive: str) -> AsyncIterator[Self]:
-        """Opens the resources with the stored blocks of these names."""
+        """Opens the resources with the stored blocks of these names.
+
+        Raises:
+            PipelineError: a block is missing or invalid, or the environment's proxies or certificates are invalid.
+            StoreError: see `__aenter__`.
+        """
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
         try:
             made = cls(*blocks, options=command_options(api, archive))
@@ -79,7 +84,11 @@ class Resources:
         return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
 
     async def __aenter__(self) -> Self:
-        """Makes sure, before anything is paid, that the archive can keep a ledger."""
+        """Makes sure, before anything is paid, that the archive can keep a ledger.
+
+        Raises:
+            StoreError: the archive is not reachable, rejects the keys, or ignores conditional writes.
+        """
         try:
             await self.ledger.ensure_ready()
         except BaseException:
@@ -123,7 +132,11 @@ class PayingResources(Resources):
 
 
 async def load_block(block: type[B], name: str) -> B:
-    """Loads a stored block. Raises a `PipelineError` if there is none with that name, or it is invalid."""
+    """Loads a stored block.
+
+    Raises:
+        PipelineError: there is no block with that name, or it is invalid.
+    """
     slug = block.get_block_type_slug()
     try:
         return await block.aload(name)

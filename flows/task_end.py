@@ -44,7 +44,12 @@ that a video takes according to APIXO. The callback comes before that; if it is 
 
 
 async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources) -> Succeeded | Failed:
-    """Sleeps until the first poll is due or the callback comes, then polls until the task has ended."""
+    """Sleeps until the first poll is due or the callback comes, then polls until the task has ended.
+
+    Raises:
+        DeadlineError: it has not ended in time.
+        AuthenticationError: the API key is invalid.
+    """
     api, key, task_id = resources.api, paid.key, paid.task_id
     # Time before this run counts too, by the wall clock: a rerun need not repeat the initial wait.
     passed = (resources.clock.now() - (found.attempt.submitted_at or resources.clock.now())).total_seconds()

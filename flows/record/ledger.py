@@ -1,4 +1,10 @@
-"""The ledger: one JSON record per generation, changed only by conditional writes. See `docs/ledger.md`."""
+"""The ledger: one JSON record per generation, changed only by conditional writes.
+
+`ledger/<key>.json` is the record. `open/<key>` marks an unfinished generation: it is written before the claim and
+removed last, so that a search for unfinished work lists only what is open. `tasks/<task id>` says which generation a
+task belongs to; conditional writes keep every task out of a second record. `requests/<digest>` names the key under
+which a request was first submitted.
+"""
 
 import contextlib
 import uuid
@@ -53,6 +59,12 @@ class Ledger:
     Args:
         retry_timeout_seconds: how long to retry a call while the store is down, and a change that loses every race.
         clock: for tests.
+
+    Attributes:
+        tasks: which generation each task belongs to.
+        requests: the key under which each request was first submitted.
+        spend: what is spent and reserved in each month.
+        run_keys: the key of each run that was started without one.
     """
 
     def __init__(

@@ -51,7 +51,11 @@ def superseded_error(generation: Generation, task_id: str) -> SupersededError:
 def archived(
     generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
 ) -> Generation:
-    """The video of a superseded task is in the archive. The state of the generation does not change."""
+    """The video of a superseded task is in the archive. The state of the generation does not change.
+
+    Raises:
+        SupersededError: the record no longer has this task.
+    """
     if not is_superseded(generation, task.task_id):
         raise superseded_error(generation, task.task_id)
     return _changed(generation, task.task_id, {"objects": objects}, now=now)

@@ -24,6 +24,11 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
 
     Args:
         videos: what fetch returned; None if the ledger says that everything is archived.
+
+    Raises:
+        SupersededError: the generation has another task now. The video is archived alongside, if it was paid for.
+        ArchiveMismatchError: the video read back is not what was written. Retried.
+        StoreError: the store did not answer, or rejected a request. Retried if it did not answer.
     """
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:

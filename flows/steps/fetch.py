@@ -27,6 +27,10 @@ async def fetch(
     Args:
         status: the provider's last answer; None after a rerun, which polls again for fresh URLs.
         folder: where the files go, and where an earlier run may have left some.
+
+    Raises:
+        MediaError: the result cannot be fetched, or is not a complete video.
+        ApixoError: the provider gave no URLs.
     """
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:

@@ -17,6 +17,9 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
 
     It returns nothing: Prefect 3.8 tracks results by memory address. After a discarded list, it would mistake a later
     object at the same address for this step's result.
+
+    Raises:
+        MediaError: an image is rejected, with the reason, or cannot be fetched.
     """
     logger = run_logger()
     if not request.image_urls:

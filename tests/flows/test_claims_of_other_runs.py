@@ -16,6 +16,14 @@ from tests.flows.generations import abandoned_claim, charged, recorded, submit
 from tests.flows.record.ledgers import SleepingClock
 
 
+async def join_a_claim(key: str, resources: PayingResources) -> asyncio.Task[Generation]:
+    """A run that waits for the answer to another run's claim."""
+    await abandoned_claim(key, resources, lease_seconds=30)
+    joined = asyncio.create_task(submit(key, resources))
+    await asyncio.sleep(0.3)
+    return joined
+
+
 async def test_claim_of_a_dead_owner_becomes_unconfirmed_and_is_not_sent(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -37,9 +45,7 @@ async def test_claim_of_another_run_is_waited_for_until_its_lease_is_over(key: s
 async def test_run_that_waits_for_another_runs_claim_gets_its_task(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    await abandoned_claim(key, resources, lease_seconds=30)
-    joined = asyncio.create_task(submit(key, resources))
-    await asyncio.sleep(0.3)
+    joined = await join_a_claim(key, resources)
     await resources.ledger.change(
         key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_1", now=datetime.now(UTC))
     )
@@ -50,9 +56,7 @@ async def test_run_that_waits_for_another_runs_claim_gets_its_task(
 async def test_rejection_of_another_runs_claim_is_a_try_of_the_run_that_waited_for_it(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    await abandoned_claim(key, resources, lease_seconds=30)
-    joined = asyncio.create_task(submit(key, resources))
-    await asyncio.sleep(0.3)
+    joined = await join_a_claim(key, resources)
     no_credits = Problem(kind="BadRequestError", code="400", message="no credits")
     await resources.ledger.change(
         key, lambda now: transitions.rejected(now, attempt_number=1, problem=no_credits, now=datetime.now(UTC))
@@ -66,9 +70,7 @@ async def test_record_deleted_while_a_run_waits_for_it_is_not_claimed_again(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """It was deleted, perhaps with the bucket's other objects: what was paid for is no longer known."""
-    await abandoned_claim(key, resources, lease_seconds=30)
-    joined = asyncio.create_task(submit(key, resources))
-    await asyncio.sleep(0.3)
+    joined = await join_a_claim(key, resources)
     await resources.store.remove(record_name(key))
     with pytest.raises(LedgerError, match=f"The ledger no longer has a record of {key}"):
         await joined
